@@ -1,0 +1,16 @@
+// How the tests run: on compiled JavaScript, because a worker thread on Node 20 cannot load TypeScript.
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  test: {
+    include: ['dist/test/{unit,kvm,linux}/**/*.test.js'],
+    // Node loads our own code as a user's process does: one instance of each module, real worker URLs.
+    server: { deps: { external: [/\/dist\//] } },
+    pool: 'forks',
+    // Two files at a time: real boots are processor-bound and these tests must also pass on two cores.
+    maxWorkers: 2,
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    reporters: ['default', './dist/test/support/closing-line.js'],
+  },
+});
