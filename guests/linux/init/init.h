@@ -1,0 +1,41 @@
+/* What the parts of /init share. */
+#ifndef MICROVISOR_INIT_H
+#define MICROVISOR_INIT_H
+
+#include <signal.h>
+
+/* cmdline.c: the kernel's command line */
+
+/* The value of NAME=VALUE, "" for NAME alone, NULL without it. The result stays valid. */
+const char *cmdline_value(const char *name);
+/* The word after `word`, the first one for NULL; NULL at the end. */
+const char *cmdline_next(const char *word);
+
+/* console.c: the terminal that /dev/console stands for */
+
+/* Opens the console's own device (a controlling terminal needs it) and sets its size; -1 with errno. */
+int open_console(void);
+/* In a child: a new session with the console as its controlling terminal and as fd 0 to 2. */
+void take_console(int fd);
+/* Puts the line at 115200 baud, 8 bit, no echo, no flow control, no interpretation of any byte. */
+int make_raw(int fd);
+
+/* power.c: how the machine ends */
+
+enum power { POWER_OFF, POWER_REBOOT, POWER_HALT };
+/* At once: sync, then the hardware. Returns only when the kernel refused. */
+void power_now(enum power how);
+/* PID 1's way: ends the other processes, unmounts, waits for the serial lines, then power_now. */
+void power_down(enum power how) __attribute__((noreturn));
+
+/* modules.c: kernel modules from the initramfs, where its kernel has any */
+void load_modules(void);
+
+/* agent.c: exec mode over the given serial line; returns when the command has ended and all is sent */
+void run_agent(const char *tty_name);
+
+/* init.c */
+extern volatile sig_atomic_t power_request; /* 0, or 1 + enum power, set by PID 1's signal handler */
+void say(const char *text);
+
+#endif

@@ -1,0 +1,44 @@
+/* Kernel modules from the initramfs: /lib/modules/list names them in the order of their dependencies. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "init.h"
+
+/* "NAME.option=value" on the kernel's command line is for the module NAME; only modprobe would pass it on. */
+static const char *options_of(const char *path) {
+  static char options[2048];
+  const char *base = strrchr(path, '/') + 1;
+  size_t length = strcspn(base, "."), used = 0;
+  options[0] = '\0';
+  for (const char *word = NULL; (word = cmdline_next(word));)
+    if (strncmp(word, base, length) == 0 && word[length] == '.' && used + strlen(word) < sizeof(options)) {
+      used += sprintf(options + used, "%s ", word + length + 1);
+    }
+  return options;
+}
+
+void load_modules(void) {
+  static char list[8192];
+  int fd = open("/lib/modules/list", O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
+    return; /* a kernel with everything built in */
+  ssize_t n = read(fd, list, sizeof(list) - 1);
+  close(fd);
+  if (n <= 0)
+    return;
+  char *save = NULL;
+  for (char *path = strtok_r(list, "\n", &save); path; path = strtok_r(NULL, "\n", &save)) {
+    int module = open(path, O_RDONLY | O_CLOEXEC);
+    if (module < 0 || (syscall(SYS_finit_module, module, options_of(path), 0) < 0 && errno != EEXIST)) {
+      char line[256];
+      snprintf(line, sizeof(line), "init: module %s: %s\n", path, strerror(errno));
+      say(line);
+    }
+    if (module >= 0)
+      close(module);
+  }
+}
