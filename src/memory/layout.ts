@@ -21,6 +21,8 @@
 /** Size of a page in bytes. */
 export const PAGE_SIZE = 4096;
 
+/** BIOS data area: guests read the EBDA's place and the size of conventional memory here. */
+export const BIOS_DATA_AREA = 0x400;
 /** Boot GDT, for guests entered in protected or long mode. */
 export const BOOT_GDT = 0x500;
 /** Empty IDT that goes with the boot GDT. */

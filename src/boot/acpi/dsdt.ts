@@ -1,0 +1,68 @@
+// The DSDT's contents: the devices that cannot be enumerated, and how to switch the machine off.
+// ACPI 6.5 §5.2.11.1, §7.4.2 (\_Sx); PNP ids from Microsoft's list; LNRO0005 is Linux' id for virtio-mmio.
+import { GSI, PORT, SLP_TYP_S5 } from '../../memory/layout.js';
+import type { MmioDevice } from '../request.js';
+import {
+  type Aml,
+  device,
+  eisaId,
+  integer,
+  interrupt,
+  io,
+  irq,
+  memory32Fixed,
+  named,
+  packageOf,
+  resources,
+  scope,
+  string,
+} from './aml.js';
+
+interface IsaRow {
+  readonly name: string;
+  readonly id: string;
+  readonly uid: number;
+  readonly port: number;
+  readonly ports: number;
+  readonly irq: number;
+}
+
+const ISA_DEVICES: readonly IsaRow[] = [
+  { name: 'COM1', id: 'PNP0501', uid: 1, port: PORT.COM1, ports: 8, irq: GSI.COM1 },
+  { name: 'COM2', id: 'PNP0501', uid: 2, port: PORT.COM2, ports: 8, irq: GSI.COM2 },
+  { name: 'RTC', id: 'PNP0B00', uid: 0, port: PORT.CMOS_INDEX, ports: 2, irq: GSI.RTC },
+];
+
+/** Present, enabled, shown, functioning (§6.3.7). */
+const STA_WORKING = 0x0f;
+
+/** The DSDT's AML, without the table header. */
+export function dsdt(devices: readonly MmioDevice[]): Aml {
+  return new Uint8Array(
+    Buffer.concat([
+      scope('\\_SB', ...ISA_DEVICES.map(isaDevice), ...devices.map(virtioMmio)),
+      named('\\_S5', packageOf(integer(SLP_TYP_S5), integer(SLP_TYP_S5), integer(0), integer(0))),
+    ]),
+  );
+}
+
+function isaDevice({ name, id, uid, port, ports, irq: line }: IsaRow): Aml {
+  return device(
+    name,
+    named('_HID', eisaId(id)),
+    named('_UID', integer(uid)),
+    named('_STA', integer(STA_WORKING)),
+    named('_CRS', resources(io(port, ports), irq(line))),
+  );
+}
+
+function virtioMmio({ base, size, gsi }: MmioDevice, index: number): Aml {
+  return device(
+    `VM${index.toString(16).toUpperCase().padStart(2, '0')}`,
+    named('_HID', string('LNRO0005')),
+    named('_UID', integer(index)),
+    // DMA is coherent: the device's back reads the same memory as the guest.
+    named('_CCA', integer(1)),
+    named('_CRS', resources(memory32Fixed(base, size), interrupt(gsi))),
+  );
+}
