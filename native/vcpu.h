@@ -1,0 +1,49 @@
+// One vCPU: its fd, the mapping of struct kvm_run, and KVM_RUN itself.
+// KVM API 4.7, 4.10 and chapter 5.
+#ifndef MICROVISOR_VCPU_H
+#define MICROVISOR_VCPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** What KVM_RUN leaves for JavaScript to read; it looks at these bytes through typed arrays. */
+struct mv_vcpu_status {
+  int32_t last_errno;  // 0, or errno of the last KVM_RUN
+  int32_t pad;
+  double stamps[2];    // TSC at entry to and return from the ioctl, since the vCPU was created
+};
+
+struct mv_vcpu {
+  int fd;              // -1 once closed
+  int references;      // handle, `enter` function, two ArrayBuffers: all on one thread
+  struct kvm_run *run; // NULL once unmapped
+  size_t run_size;
+  uint64_t token;      // of its runner, or 0
+  uint64_t tsc_base;
+  struct mv_vcpu_status status;
+};
+
+/** Creates vCPU `id` of the VM and maps it. NULL with errno set when that fails. The caller owns one reference. */
+struct mv_vcpu *mv_vcpu_create(int vm_fd, uint32_t id);
+
+/** KVM_RUN. */
+void mv_vcpu_run(struct mv_vcpu *vcpu);
+
+/** Deregisters the runner and closes the fd; the mapping stays until mv_vcpu_unmap. */
+void mv_vcpu_close(struct mv_vcpu *vcpu);
+void mv_vcpu_unmap(struct mv_vcpu *vcpu);
+
+/** KVM_SET_SIGNAL_MASK with `set` (8 bytes), or back to the thread's own mask with NULL. 0 or -errno. */
+long mv_vcpu_set_signal_mask(int fd, const void *set);
+
+/** Drops one reference; the last one closes, unmaps and frees. */
+void mv_vcpu_release(struct mv_vcpu *vcpu);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

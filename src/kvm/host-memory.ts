@@ -1,0 +1,26 @@
+// What the host's kernel offers beside KVM: advice about memory, and a thread's processor time.
+// madvise(2), clock_gettime(2).
+import { checked } from './errors.js';
+import { loadNative } from './native.js';
+
+export type MemoryAdvice = 'MERGEABLE' | 'HUGEPAGE' | 'DONTNEED';
+
+/**
+ * madvise(2). MERGEABLE: KSM may merge equal pages. HUGEPAGE: back it by huge pages. DONTNEED: free the pages, which
+ * read as zeros from then on.
+ * @param memory whole pages
+ * @throws KvmError (EINVAL for parts of pages, or when the host's kernel lacks the feature)
+ */
+export function advise(memory: Uint8Array, advice: MemoryAdvice): void {
+  checked(loadNative().advise(memory, advice), 'madvise', `${memory.byteLength} bytes, ${advice}`);
+}
+
+/** Processor time that the calling thread has used, in nanoseconds. */
+export function threadCpuNanoseconds(): bigint {
+  return loadNative().threadCpuNanoseconds();
+}
+
+/** The calling thread's id in the kernel, as in /proc/self/task. */
+export function threadId(): number {
+  return loadNative().threadId();
+}

@@ -1,0 +1,80 @@
+// The addon's functions, typed, and how it is found. Nothing outside this folder sees it.
+// native/binding.cc: wrong use throws; what the kernel refuses comes back as -errno.
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+
+declare const handle: unique symbol;
+/** An object of the addon; another thread's, a closed one or a forged one throws. */
+export interface Handle<Kind extends string> {
+  readonly [handle]: Kind;
+}
+export type AnyHandle = Handle<'system'> | Handle<'vm'> | Handle<'vcpu'> | Handle<'eventfd'>;
+
+export interface NativeVcpu {
+  readonly handle: Handle<'vcpu'>;
+  readonly enter: () => void;
+  readonly runBuffer: ArrayBuffer;
+  /** i32 errno at 0; two f64 stamps from 8. */
+  readonly status: ArrayBuffer;
+}
+
+export interface NativeEventFd {
+  readonly handle: Handle<'eventfd'>;
+  readonly signal: () => void;
+}
+
+export interface NativeMsrRange {
+  readonly flags: number;
+  readonly base: number;
+  readonly nmsrs: number;
+  readonly bitmap: Uint8Array;
+}
+
+/** A `number` instead of an object is -errno. */
+export interface Native {
+  open(path: string): Handle<'system'> | number;
+  ioctl(handle: AnyHandle, number: number, argument?: number | Uint8Array): number;
+  fdNumber(handle: AnyHandle): number;
+  close(handle: AnyHandle): void;
+  createVm(system: Handle<'system'>, type: number): Handle<'vm'> | number;
+  adoptVm(fd: number): Handle<'vm'> | number;
+  setMemory(vm: Handle<'vm'>, slot: number, flags: number, guestPhysAddr: number, memory: Uint8Array): number;
+  dirtyLog(vm: Handle<'vm'>, slot: number, bitmap: Uint8Array): number;
+  setMsrFilter(vm: Handle<'vm'>, flags: number, ranges: readonly NativeMsrRange[]): number;
+  createVcpu(vm: Handle<'vm'>, id: number): NativeVcpu | number;
+  becomeRunner(vcpu: Handle<'vcpu'>): number;
+  kick(token: number): boolean;
+  setSignalMask(vcpu: Handle<'vcpu'>, set?: Uint8Array): number;
+  createEventFd(initial: number): NativeEventFd | number;
+  adoptEventFd(fd: number): NativeEventFd | number;
+  addToEventFd(eventfd: Handle<'eventfd'>, count: bigint): number;
+  readEventFd(eventfd: Handle<'eventfd'>): bigint | undefined | number;
+  watch(eventfd: Handle<'eventfd'>, callback: () => void): Handle<'watcher'> | number;
+  watchClose(watcher: Handle<'watcher'>): void;
+  watchRef(watcher: Handle<'watcher'>): void;
+  watchUnref(watcher: Handle<'watcher'>): void;
+  advise(memory: Uint8Array, advice: string): number;
+  threadCpuNanoseconds(): bigint;
+  threadId(): number;
+}
+
+const require = createRequire(import.meta.url);
+// From dist/src/kvm/ to the package's root.
+const ADDON = fileURLToPath(new URL('../../../native/build/Release/microvisor.node', import.meta.url));
+
+/**
+ * The addon of this process.
+ * @throws Error with the command that builds it, when it is missing or was built for another Node
+ */
+export function loadNative(): Native {
+  try {
+    return require(ADDON) as Native;
+  } catch (cause) {
+    const found = cause instanceof Error ? cause.message : String(cause);
+    throw new Error(
+      `the native addon could not be loaded from ${ADDON}: ${found.split('\n')[0]}. Build it with: npm run build ` +
+        '(in an installed package: npm rebuild microvisor)',
+      { cause },
+    );
+  }
+}
