@@ -26,8 +26,8 @@ export function hashOf(inputs: readonly (string | Uint8Array)[]): string {
   return hash.digest('hex').slice(0, 16);
 }
 
-const TEMPORARY = 'tmp-';
-const LOCK_FILE = 'lock';
+const TEMPORARY = 'guest-tmp-';
+const LOCK_FILE = 'guest-lock';
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 const LOCK_POLL_MS = 200;

@@ -19,7 +19,7 @@ export const INITRAMFS_NEEDS: readonly Need[] = [
   { program: 'gcc', package: 'gcc' },
 ];
 
-/** For the small kernel; found by building it in a bare debootstrap of Debian. */
+/** For the small kernel: what Documentation/process/changes.rst names and this configuration uses. */
 export const KERNEL_NEEDS: readonly Need[] = [
   { program: 'gcc', package: 'gcc' },
   { file: '/usr/include/stdio.h', package: 'libc6-dev' },

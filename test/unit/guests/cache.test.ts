@@ -55,11 +55,11 @@ describe('the guest cache', () => {
     const cache = join(directory, 'cache');
     const child = await startHalfBuilder();
     expect(existsSync(join(cache, 'thing-1'))).toBe(false);
-    expect(readdirSync(cache).filter((name) => name.startsWith('tmp-'))).toHaveLength(1);
+    expect(readdirSync(cache).filter((name) => name.startsWith('guest-tmp-'))).toHaveLength(1);
     child.kill('SIGKILL');
     await once(child, 'exit');
     expect(readFileSync(join(await buildWhole(cache), 'file'), 'utf8')).toBe('whole');
-    expect(readdirSync(cache).toSorted()).toEqual(['lock', 'thing-1']);
+    expect(readdirSync(cache).toSorted()).toEqual(['guest-lock', 'thing-1']);
   });
 
   it('"Runs work while no other process works in this cache", and names whom it waits for', async () => {
