@@ -43,8 +43,8 @@ export interface ExecCommand {
   /** The program, looked up in the guest's PATH when it has no slash, and its arguments. Not empty. */
   readonly argv: readonly string[];
   /** Added to the guest's own environment. */
-  readonly env?: Readonly<Record<string, string>>;
-  readonly cwd?: string;
+  readonly env?: Readonly<Record<string, string>> | undefined;
+  readonly cwd?: string | undefined;
 }
 
 /** The status that a shell would give for this end: 128 + n for signal n. */
