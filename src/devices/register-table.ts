@@ -67,7 +67,8 @@ export class RegisterTable implements RegisterHandler {
 
   write(offset: number, size: number, value: number): void {
     const row = this.#writers[offset];
-    if (row?.write !== undefined && row.offset === offset && row.size === size) row.write(value, maskOf(size));
+    if (row?.write !== undefined && row.offset === offset && row.size === size)
+      row.write((value & maskOf(size)) >>> 0, maskOf(size));
     else this.#writeParts(offset, size, value);
   }
 

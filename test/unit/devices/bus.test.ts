@@ -1,5 +1,5 @@
 // The buses: who serves an access, what nobody's address reads as, and what is refused.
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { Bus, type IoHandler } from '../../../src/devices/bus.js';
 

@@ -1,5 +1,5 @@
 // The byte ring: order, limits, and that threads racing on it lose and double nothing.
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { Worker } from 'node:worker_threads';
 import { describe, expect, test } from 'vitest';
 import { ByteRing, RING_EMPTY } from '../../../src/devices/byte-ring.js';
