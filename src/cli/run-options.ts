@@ -1,0 +1,228 @@
+// The options of `microvisor run`: one row each, and the rules about which go together. Pure: no file is touched here.
+// Our own; names follow kvmtool and QEMU where they have one.
+import { CONSOLE_FORM_LIST, parseConsoleTarget, type ConsoleTarget } from './console-target.js';
+import { parseNumber, type NumberRow } from './numbers.js';
+import { UsageError } from './usage-error.js';
+
+const FLAT_ENTRIES = ['real', 'protected', 'long'] as const;
+const ENTRIES = ['auto', 'linux64', 'pvh', ...FLAT_ENTRIES] as const;
+const FIRMWARES = ['mptable', 'acpi', 'both'] as const;
+
+/** What `microvisor run` was asked for. What is undefined was not given. */
+export interface RunRequest {
+  readonly kernel?: string;
+  readonly initrd?: string;
+  readonly cmdline?: string;
+  readonly append?: string;
+  readonly entry?: (typeof ENTRIES)[number];
+  readonly load?: number;
+  readonly memoryMiB: number;
+  readonly cpus: number;
+  readonly firmware?: (typeof FIRMWARES)[number];
+  readonly console?: ConsoleTarget;
+  readonly report?: string;
+  readonly timeoutMs?: number;
+  readonly mergeable?: boolean;
+  readonly hugePages?: boolean;
+  readonly kernelSource?: string;
+  readonly verbose?: boolean;
+  /** Program and arguments to run in the default guest. */
+  readonly command?: readonly string[];
+}
+
+type Options = Omit<RunRequest, 'command'>;
+
+/** Longest delay that a Node timer keeps; a longer one would fire at once. */
+const TIMER_MAX_S = 2_147_483;
+
+/** Limits of the numeric options; the library has the last word on memory and processors. */
+export const NUMBER_ROWS = {
+  mem: { option: '--mem', unit: ' of MiB', form: 'whole', low: 1, high: 65_536, example: '--mem 128' },
+  cpus: { option: '--cpus', unit: '', form: 'whole', low: 1, high: 32, example: '--cpus 2' },
+  // Address 0 holds the interrupt vectors in real mode and is no place for an image in the others.
+  load: { option: '--load', unit: '', form: 'address', low: 1, high: 2 ** 48 - 1, example: '--load 0x7c00' },
+  timeout: {
+    option: '--timeout',
+    unit: ' of seconds',
+    form: 'fraction',
+    low: 0.001,
+    high: TIMER_MAX_S,
+    example: '--timeout 10',
+  },
+} as const satisfies Readonly<Record<string, NumberRow>>;
+
+/** One option. `parse` sees the option's value (empty for a flag) and what this option gave before. */
+export interface OptionRow {
+  /** As commander wants it: `--mem <MiB>`. */
+  readonly flags: string;
+  readonly help: string;
+  readonly group: 'guest' | 'machine' | 'run';
+  parse(value: string, before: Partial<Options>): Partial<Options>;
+}
+
+function oneOf<const T extends readonly string[]>(option: string, choices: T, value: string): T[number] {
+  const found = choices.find((choice) => choice === value);
+  if (found === undefined) throw new UsageError(option, `takes ${choices.join(', ')}, not ${JSON.stringify(value)}`);
+  return found;
+}
+
+function nonEmpty(option: string, what: string, value: string): string {
+  if (value === '') throw new UsageError(option, `takes ${what}, not an empty text`);
+  return value;
+}
+
+export const OPTION_ROWS: readonly OptionRow[] = [
+  {
+    flags: '--kernel <FILE>',
+    help: 'ELF vmlinux, bzImage, multiboot ELF, or flat binary (with --entry); without it, the default guest',
+    group: 'guest',
+    parse: (value) => ({ kernel: nonEmpty('--kernel', 'a file', value) }),
+  },
+  {
+    flags: '--initrd <FILE>',
+    help: 'initial RAM disk; for multiboot the module',
+    group: 'guest',
+    parse: (value) => ({ initrd: nonEmpty('--initrd', 'a file', value) }),
+  },
+  {
+    flags: '--cmdline <TEXT>',
+    help: "the whole kernel command line (default: console=ttyS0, or the default guest's own)",
+    group: 'guest',
+    parse: (value) => ({ cmdline: value }),
+  },
+  {
+    flags: '--append <TEXT>',
+    help: 'added to the kernel command line; may be repeated',
+    group: 'guest',
+    parse: (value, before) => ({ append: before.append === undefined ? value : `${before.append} ${value}` }),
+  },
+  {
+    flags: '--entry <MODE>',
+    help: `how the kernel is entered: ${ENTRIES.join(', ')} (default: auto; the last three load a flat binary)`,
+    group: 'guest',
+    parse: (value) => ({ entry: oneOf('--entry', ENTRIES, value) }),
+  },
+  {
+    flags: '--load <ADDR>',
+    help: 'where a flat binary is loaded and entered (default: 0x7c00 for real, 0x100000 for the others)',
+    group: 'guest',
+    parse: (value) => ({ load: parseNumber(NUMBER_ROWS.load, value) }),
+  },
+  {
+    flags: '--kernel-source <DIR>',
+    help: "Linux source from which the default guest's kernel is built, for machines without apt",
+    group: 'guest',
+    parse: (value) => ({ kernelSource: nonEmpty('--kernel-source', 'a directory or tarball', value) }),
+  },
+  {
+    flags: '--mem <MiB>',
+    help: 'guest RAM (default: 128)',
+    group: 'machine',
+    parse: (value) => ({ memoryMiB: parseNumber(NUMBER_ROWS.mem, value) }),
+  },
+  {
+    flags: '--cpus <N>',
+    help: 'number of vCPUs (default: 1)',
+    group: 'machine',
+    parse: (value) => ({ cpus: parseNumber(NUMBER_ROWS.cpus, value) }),
+  },
+  {
+    flags: '--firmware <TABLES>',
+    help: `tables that describe the machine to the guest: ${FIRMWARES.join(', ')} (default: both)`,
+    group: 'machine',
+    parse: (value) => ({ firmware: oneOf('--firmware', FIRMWARES, value) }),
+  },
+  {
+    flags: '--console <TARGET>',
+    help: `where the first serial port goes: ${CONSOLE_FORM_LIST} (default: stdio)`,
+    group: 'machine',
+    parse: (value) => ({ console: parseConsoleTarget(value) }),
+  },
+  {
+    flags: '--mergeable',
+    help: "offer guest RAM to the host's KSM",
+    group: 'machine',
+    parse: () => ({ mergeable: true }),
+  },
+  {
+    flags: '--huge-pages',
+    help: 'ask the host for huge pages under guest RAM',
+    group: 'machine',
+    parse: () => ({ hugePages: true }),
+  },
+  {
+    flags: '--timeout <SECONDS>',
+    help: 'stop the VM after this time, with status 124; fractions are accepted',
+    group: 'run',
+    parse: (value) => ({ timeoutMs: Math.ceil(parseNumber(NUMBER_ROWS.timeout, value) * 1000) }),
+  },
+  {
+    flags: '--report <FILE>',
+    help: 'write time stamps, exits, assists and the outcome there as JSON when the VM has ended',
+    group: 'run',
+    parse: (value) => ({ report: nonEmpty('--report', 'a file', value) }),
+  },
+  {
+    flags: '--verbose',
+    help: 'say on stderr what is done; with COMMAND also show the boot messages there',
+    group: 'run',
+    parse: () => ({ verbose: true }),
+  },
+];
+
+/** A pair of options that cannot go together, and why. */
+interface ConflictRow {
+  readonly option: string;
+  readonly found: (options: Partial<Options>, command: readonly string[] | undefined) => boolean;
+  readonly problem: string;
+}
+
+const isFlat = (options: Partial<Options>): boolean => FLAT_ENTRIES.some((entry) => entry === options.entry);
+
+const CONFLICT_ROWS: readonly ConflictRow[] = [
+  {
+    option: 'COMMAND',
+    found: (_, command) => command?.length === 0,
+    problem: 'nothing follows --; name a program, or leave -- out for a shell',
+  },
+  {
+    option: 'COMMAND',
+    found: ({ kernel }, command) => command !== undefined && kernel !== undefined,
+    problem: 'only the default guest can run one, since its init has our agent; leave out --kernel or -- COMMAND',
+  },
+  {
+    option: 'COMMAND',
+    found: ({ initrd }, command) => command !== undefined && initrd !== undefined,
+    problem: "only the default guest's own initrd has the agent that runs one; leave out --initrd or -- COMMAND",
+  },
+  {
+    option: '--console stdio',
+    found: (options, command) => command !== undefined && options.console?.kind === 'stdio',
+    problem: 'stdio belongs to COMMAND; use --console file=PATH, or --verbose for the boot messages on stderr',
+  },
+  {
+    option: '--entry',
+    found: (options) => options.entry !== undefined && options.kernel === undefined,
+    problem: 'says how a kernel of yours is entered; add --kernel FILE',
+  },
+  {
+    option: '--load',
+    found: (options) => options.load !== undefined && !isFlat(options),
+    problem: `goes with a flat binary only; add --entry ${FLAT_ENTRIES.join(', --entry ')}`.replace(
+      /, (?=[^,]*$)/,
+      ' or ',
+    ),
+  },
+  {
+    option: '--kernel-source',
+    found: (options) => options.kernelSource !== undefined && options.kernel !== undefined,
+    problem: 'is for building the default guest; leave out --kernel or --kernel-source',
+  },
+];
+
+/** Puts the parsed options together. @throws UsageError when two of them cannot go together */
+export function completeRequest(options: Partial<Options>, command: readonly string[] | undefined): RunRequest {
+  const conflict = CONFLICT_ROWS.find(({ found }) => found(options, command));
+  if (conflict !== undefined) throw new UsageError(conflict.option, conflict.problem);
+  return { memoryMiB: 128, cpus: 1, ...options, ...(command === undefined ? {} : { command }) };
+}

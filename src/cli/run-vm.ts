@@ -1,0 +1,192 @@
+// One `microvisor run`: prepares, starts, connects, waits, reports. The heavy half of the verb, loaded when it runs.
+// Our own; statuses as in the README: 0, COMMAND's, debug-exit, 2, 124, 125, 128+n.
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { ImageFormat } from '../boot/request.js';
+import { ConfigError, type VmConfig } from '../machine/config.js';
+import { createVm } from '../machine/create-vm.js';
+import type { Vm } from '../machine/vm.js';
+import { exitStatus, type Outcome } from '../machine/outcome.js';
+import { openConsoleFile } from './console-file.js';
+import { OPTION_OF_FIELD, vmConfig } from './config-from-request.js';
+import { sayFailure } from './failure.js';
+import { prepareDefaultGuest } from './default-guest.js';
+import {
+  connectCommandInput,
+  connectConsoleInput,
+  connectOutput,
+  isBrokenPipe,
+  type Connection,
+  type StreamEvents,
+} from './guest-streams.js';
+import { openReportFile, type ReportFile } from './report-file.js';
+import type { RunRequest } from './run-options.js';
+import { describeError, say } from './sentence.js';
+import { dieOf, signalStatus, watchSignals, type EndingSignal } from './signals.js';
+import { terminalSize } from './terminal.js';
+import { UsageError } from './usage-error.js';
+
+/** How long a run that was told to end may take to do so. */
+const END_DEADLINE_MS = 1500;
+/** How long output may take to be written after such an end. */
+const FLUSH_DEADLINE_MS = 300;
+/** Statuses beside those of an outcome. */
+const VM_FAILED = 125;
+const SIGPIPE_STATUS = signalStatus('SIGPIPE');
+
+/** Images for which kernel options mean something. */
+const LINUX_FORMATS: ReadonlySet<string> = new Set<ImageFormat>(['elf-linux', 'elf-pvh', 'bzimage']);
+
+/** How a run ended: with a status, or by a signal that the process is to die of. */
+export type RunEnd = { readonly status: number } | { readonly signal: EndingSignal; readonly status: number };
+
+export async function runVm(request: RunRequest): Promise<RunEnd> {
+  const report = request.report === undefined ? undefined : openReportFile(request.report);
+  const consoleFile = request.console?.kind === 'file' ? openConsoleFile(request.console.path) : undefined;
+  const abort = new AbortController();
+  const connections: Connection[] = [];
+  let signal: EndingSignal | undefined;
+  let crashed = false;
+  let vm: Vm | undefined;
+  // No thread that hangs may keep the process: a signal ends all of them.
+  const endWithin = (deadline: number, last: NodeJS.Signals): void => {
+    abort.abort();
+    setTimeout(() => {
+      release(connections);
+      dieOf(last);
+    }, deadline).unref();
+  };
+  const unwatch = watchSignals(
+    (name) => {
+      signal = name;
+      endWithin(END_DEADLINE_MS, name);
+    },
+    () => release(connections),
+  );
+  const onCrash = (error: unknown): void => {
+    if (!crashed) say(`internal error: ${describeError(error)}`);
+    crashed = true;
+    endWithin(END_DEADLINE_MS, 'SIGKILL');
+  };
+  process.on('uncaughtException', onCrash);
+  try {
+    const guest = request.kernel === undefined ? await prepareDefaultGuest(request, abort.signal) : undefined;
+    const size = process.stdin.isTTY && request.command === undefined ? terminalSize() : undefined;
+    vm = await create({ ...vmConfig(request, { guest, terminalSize: size }), signal: abort.signal });
+    suggestQuirkOptions(vm, request);
+    const status = await runToEnd(vm, request, consoleFile, connections);
+    if (signal !== undefined) return writeReport(report, vm, { signal, status: signalStatus(signal) });
+    return writeReport(report, vm, { status: crashed ? VM_FAILED : status });
+  } catch (error) {
+    // What was going on was given up because of the signal.
+    if (signal !== undefined) return { signal, status: signalStatus(signal) };
+    if (vm === undefined) throw error;
+    onCrash(error);
+    return { status: VM_FAILED };
+  } finally {
+    release(connections);
+    unwatch();
+    process.off('uncaughtException', onCrash);
+  }
+}
+
+function release(connections: Connection[]): void {
+  for (const connection of connections.splice(0)) connection.release();
+}
+
+// The configuration's fields are named as the person typed them.
+async function create(config: VmConfig): Promise<Vm> {
+  try {
+    return await createVm(config);
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    const [field = ''] = error.field.split('.');
+    throw new UsageError(OPTION_OF_FIELD[field] ?? field, error.message.slice(`${error.field}: `.length));
+  }
+}
+
+/** @returns the status that the outcome stands for */
+async function runToEnd(
+  vm: Vm,
+  request: RunRequest,
+  consoleFile: number | undefined,
+  connections: Connection[],
+): Promise<number> {
+  let broken: NodeJS.ErrnoException | undefined;
+  const stop = (by: 'host' | 'timeout'): void => {
+    void vm.stop({ by });
+  };
+  const events: StreamEvents = {
+    onEndKey: () => stop('host'),
+    onBrokenOutput: (error) => {
+      broken ??= error;
+      stop('host');
+    },
+  };
+  connections.push(...connect(vm, request, consoleFile, events));
+  const timer = request.timeoutMs === undefined ? undefined : setTimeout(() => stop('timeout'), request.timeoutMs);
+  await vm.start();
+  const outcome = await vm.outcome;
+  await drain(connections, outcome);
+  clearTimeout(timer);
+  release(connections);
+  if (outcome.kind === 'failed') await sayFailure(outcome, request);
+  if (broken === undefined) return exitStatus(outcome);
+  if (isBrokenPipe(broken)) return SIGPIPE_STATUS;
+  say(`the guest's output cannot be written (${broken.code ?? broken.message}); the VM was stopped`);
+  return VM_FAILED;
+}
+
+function connect(
+  vm: Vm,
+  request: RunRequest,
+  consoleFile: number | undefined,
+  events: StreamEvents,
+): readonly Connection[] {
+  const { console, exec } = vm;
+  const connections: Connection[] = [];
+  if (consoleFile !== undefined) connections.push(connectOutput(console.output, consoleFile, events, { owned: true }));
+  if (exec !== undefined) {
+    connections.push(
+      connectCommandInput(exec.stdin),
+      connectOutput(exec.stdout, 1, events),
+      connectOutput(exec.stderr, 2, events),
+    );
+    // Nobody's command ends because nobody reads the boot messages.
+    if (consoleFile === undefined && request.verbose === true)
+      connections.push(connectOutput(console.output, 2, { onBrokenOutput: () => undefined }));
+    else if (consoleFile === undefined) console.output.resume();
+  } else if (request.console?.kind === 'null') console.output.resume();
+  else if (consoleFile === undefined) {
+    const output = connectOutput(console.output, 1, events);
+    if (process.stdin.isTTY) say('Ctrl-A x ends the VM, Ctrl-A h lists the keys');
+    connections.push(output, connectConsoleInput(console.input, output.sink, events));
+  }
+  return connections;
+}
+
+// A VM that ended by itself has its output written to the last byte, however slow the reader is; one that was told to
+// end has it written as far as the reader takes it at once.
+async function drain(connections: readonly Connection[], outcome: Outcome): Promise<void> {
+  const all = Promise.all(connections.map(({ drained }) => drained));
+  if (outcome.kind !== 'stopped') await all;
+  else await Promise.race([all, sleep(FLUSH_DEADLINE_MS)]);
+}
+
+// A user's own kernel gets a hint, never options.
+function suggestQuirkOptions(vm: Vm, request: RunRequest): void {
+  if (request.kernel === undefined || vm.quirkOptions === '' || !LINUX_FORMATS.has(vm.report().kernel.format)) return;
+  const given = new Set(`${request.cmdline ?? ''} ${request.append ?? ''}`.split(' '));
+  const missing = vm.quirkOptions.split(' ').filter((option) => !given.has(option));
+  if (missing.length === 0) return;
+  say(`a Linux kernel may need these options on this host (see microvisor check): --append '${missing.join(' ')}'`);
+}
+
+function writeReport(report: ReportFile | undefined, vm: Vm, end: RunEnd): RunEnd {
+  try {
+    report?.write({ ...end, ...vm.report() });
+    return end;
+  } catch (error) {
+    say(`the report was not written: ${describeError(error)}`);
+    return end.status === 0 ? { ...end, status: VM_FAILED } : end;
+  }
+}
