@@ -1,0 +1,21 @@
+// The library's door: machines on the first floor down, and the layer under them for lessons and experiments.
+export { createVm } from './machine/create-vm.js';
+export type { Vm, VcpuHandle, VmState } from './machine/vm.js';
+export { ConfigError, type ExecRequest, type VmConfig } from './machine/config.js';
+export { exitStatus, type FailureKind, type Outcome } from './machine/outcome.js';
+export type { VmReport } from './machine/report.js';
+export { BootError } from './boot/errors.js';
+export { checkBoot, inspectImage, loadImage } from './boot/load-image.js';
+export type { BootPlan, BootRequest } from './boot/request.js';
+export { Vcpu, type ExitHandler, type VcpuOptions } from './vcpu/vcpu.js';
+export { applyBootState, type BootState } from './vcpu/boot-state.js';
+export { describeStop, type VcpuStop } from './vcpu/stop.js';
+export { ExitStatistics } from './vcpu/observe/statistics.js';
+export { Bus, type IoHandler } from './devices/bus.js';
+export { System } from './kvm/system.js';
+export { VmFd } from './kvm/vm-fd.js';
+export { VcpuFd } from './kvm/vcpu-fd.js';
+export { EventFd } from './kvm/event-fd.js';
+export { KvmError } from './kvm/errors.js';
+export { kick } from './kvm/kick.js';
+export { GuestAddressError, GuestMemory } from './memory/guest-memory.js';

@@ -1,0 +1,127 @@
+// What a machine is made of: the typed configuration, its defaults, and the check that runs before any VM exists.
+import * as v from 'valibot';
+
+/** A command for the default guest, run over the exec channel instead of a shell. */
+export interface ExecRequest {
+  /** Program and arguments; a program without a slash is looked up in the guest's PATH. */
+  readonly argv: readonly string[];
+  /** Added to the guest's environment. */
+  readonly env?: Readonly<Record<string, string>> | undefined;
+  readonly cwd?: string | undefined;
+}
+
+export interface VmConfig {
+  /** Path of an ELF vmlinux, bzImage, multiboot ELF or flat binary; or the bytes, with a name for messages. */
+  readonly kernel: string | { readonly name: string; readonly bytes: Uint8Array };
+  /** Path of the initial RAM disk (multiboot: the module). */
+  readonly initrd?: string;
+  /** The whole kernel command line; default `console=ttyS0`. Device entries are appended to it. */
+  readonly cmdline?: string;
+  /**
+   * How the kernel is entered. `auto` decides by the image; `pvh` and `linux64` choose between the two entries of an
+   * ELF vmlinux; `real`, `protected` and `long` load a flat binary.
+   */
+  readonly entry?: 'auto' | 'pvh' | 'linux64' | 'real' | 'protected' | 'long';
+  /** GPA at which a flat binary is loaded and entered; default 0x7c00 for `real`, 0x100000 for the others. */
+  readonly load?: number;
+  /** RAM in MiB, 1 to 65536; default 128. */
+  readonly memoryMiB?: number;
+  /** vCPUs, 1 to 32; default 1. */
+  readonly cpus?: number;
+  /** The tables through which the guest finds processors and devices; default `both`. */
+  readonly firmware?: 'mptable' | 'acpi' | 'both';
+  /** Offers guest RAM to the host's KSM (MADV_MERGEABLE); default false. */
+  readonly mergeable?: boolean;
+  /** Asks the host for huge pages under guest RAM (MADV_HUGEPAGE); default false. */
+  readonly hugePages?: boolean;
+  /** What COM1 does when nobody reads its output: `drop` loses and counts bytes, `wait` stalls the guest; default `drop`. */
+  readonly consoleOverflow?: 'drop' | 'wait';
+  /** Runs this in the default guest, on COM2. */
+  readonly exec?: ExecRequest;
+  /** Adds the options by which Linux avoids what this host's KVM cannot do; default false: they are only suggested. */
+  readonly appendQuirkOptions?: boolean;
+  /** Name → text: the report gets a time stamp of this name when the console first shows the text. */
+  readonly milestones?: Readonly<Record<string, string>>;
+  /** Stops the VM when it aborts. */
+  readonly signal?: AbortSignal;
+}
+
+/** A configuration that cannot work. `field` is the path of the offending value. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+  constructor(
+    readonly field: string,
+    message: string,
+  ) {
+    super(`${field}: ${message}`);
+  }
+}
+
+const integer = (what: string, low: number, high: number) =>
+  v.pipe(
+    v.number(`${what} must be a whole number from ${low} to ${high}`),
+    v.integer(`${what} must be a whole number from ${low} to ${high}`),
+    v.minValue(low, `${what} must be a whole number from ${low} to ${high}`),
+    v.maxValue(high, `${what} must be a whole number from ${low} to ${high}`),
+  );
+
+const text = (what: string) =>
+  v.pipe(
+    v.string(`${what} must be a text`),
+    v.check((value) => !value.includes('\0'), `${what} has a NUL byte; take it out`),
+  );
+
+const oneOf = <const T extends readonly string[]>(options: T) =>
+  v.picklist(options, `must be one of ${options.join(', ')}`);
+
+/** Limits that the command line and the library share. */
+export const LIMITS = { memoryMiB: [1, 65536], cpus: [1, 32] } as const;
+
+const schema = v.strictObject({
+  kernel: v.union(
+    [
+      v.pipe(text('the kernel'), v.nonEmpty('a path is needed')),
+      v.object({ name: v.string(), bytes: v.instance(Uint8Array) }),
+    ],
+    'must be a path, or bytes with a name',
+  ),
+  initrd: v.optional(v.pipe(text('the initrd'), v.nonEmpty('a path is needed'))),
+  cmdline: v.optional(text('the command line'), 'console=ttyS0'),
+  entry: v.optional(oneOf(['auto', 'pvh', 'linux64', 'real', 'protected', 'long']), 'auto'),
+  load: v.optional(integer('the load address', 0, 2 ** 48 - 1)),
+  memoryMiB: v.optional(integer('RAM in MiB', ...LIMITS.memoryMiB), 128),
+  cpus: v.optional(integer('the number of vCPUs', ...LIMITS.cpus), 1),
+  firmware: v.optional(oneOf(['mptable', 'acpi', 'both']), 'both'),
+  mergeable: v.optional(v.boolean('must be true or false'), false),
+  hugePages: v.optional(v.boolean('must be true or false'), false),
+  consoleOverflow: v.optional(oneOf(['drop', 'wait']), 'drop'),
+  exec: v.optional(
+    v.strictObject({
+      argv: v.pipe(v.array(text('an argument')), v.minLength(1, 'a command is needed')),
+      env: v.optional(v.record(text('a name'), text('a value'))),
+      cwd: v.optional(text('the directory')),
+    }),
+  ),
+  appendQuirkOptions: v.optional(v.boolean('must be true or false'), false),
+  milestones: v.optional(v.record(v.string(), v.string('must be a text')), {}),
+  signal: v.optional(v.instance(AbortSignal)),
+});
+
+/** A configuration with its defaults filled in. */
+export type CompleteConfig = v.InferOutput<typeof schema>;
+
+/** Checks `config` and fills in the defaults. @throws ConfigError that names the field */
+export function completeConfig(config: VmConfig): CompleteConfig {
+  const result = v.safeParse(schema, config);
+  if (!result.success) {
+    const [issue] = result.issues;
+    const field = v.getDotPath(issue) ?? 'configuration';
+    throw new ConfigError(
+      field,
+      issue.type === 'strict_object' ? 'no such field; see VmConfig for those that exist' : issue.message,
+    );
+  }
+  if (result.output.load !== undefined && !['real', 'protected', 'long'].includes(result.output.entry))
+    throw new ConfigError('load', 'an address goes with a flat binary only; add entry real, protected or long');
+  return result.output;
+}

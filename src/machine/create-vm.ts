@@ -1,0 +1,158 @@
+// Puts a machine together from its configuration: checks, VM, memory, devices, vCPU threads, and the loaded image.
+// The only place that knows all parts. KVM API 4.2, 4.24, 4.35, 4.36, 4.40, 4.71 in the order that KVM wants.
+import { randomBytes } from 'node:crypto';
+import { checkBoot, loadImage } from '../boot/load-image.js';
+import type { BootRequest } from '../boot/request.js';
+import { UartBack } from '../devices/legacy/uart16550-back.js';
+import { EventFdIrqLine } from '../devices/irq-line.js';
+import { advise } from '../kvm/host-memory.js';
+import { System } from '../kvm/system.js';
+import type { VmFd } from '../kvm/vm-fd.js';
+import { GuestMemory } from '../memory/guest-memory.js';
+import { KVM_IDENTITY_MAP, KVM_TSS, PORT } from '../memory/layout.js';
+import { allocateAssistCounters } from '../vcpu/assist/assist.js';
+import { kernelOptions, presentQuirks, probeQuirks } from '../vcpu/assist/probe.js';
+import { armSyscallRemedy } from '../vcpu/assist/syscall-remedy.js';
+import { ExitStatistics } from '../vcpu/observe/statistics.js';
+import { LOCK_WORDS } from '../vcpu/worker-protocol.js';
+import { closeBoardFds, createBoard, createBoardFds, legacyDevices, type Board, type BoardFds } from './board.js';
+import { completeConfig, type CompleteConfig, type VmConfig } from './config.js';
+import { ConsoleLines } from './console-lines.js';
+import { ExecChannel } from './exec-channel.js';
+import { Marks } from './marks.js';
+import { SerialInput, SerialOutput } from './serial-streams.js';
+import { VcpuThread } from './vcpu-thread.js';
+import { Vm } from './vm.js';
+
+const MIB = 2 ** 20;
+/** KVM_PIT_SPEAKER_DUMMY: the kernel answers port 0x61, with which Linux calibrates its timers. */
+const PIT_SPEAKER_DUMMY = 1;
+const RNG_SEED_BYTES = 32;
+
+/**
+ * Makes a machine that is ready to start. Everything that can be wrong with the configuration and its files is found
+ * before a VM exists.
+ * @throws ConfigError, BootError (files, sizes), KvmError (no /dev/kvm, no permission, not enough of something)
+ */
+export async function createVm(config: VmConfig): Promise<Vm> {
+  const complete = completeConfig(config);
+  const bytes = complete.memoryMiB * MIB;
+  checkBoot(bytes, bootRequest(complete, ''));
+  using system = System.open();
+  const probed = probeQuirks(system, { onlyForRun: true });
+  const quirks = presentQuirks(probed);
+  const quirkOptions = kernelOptions(probed);
+  const request = bootRequest(complete, complete.appendQuirkOptions ? quirkOptions : '');
+  // Once more with the whole command line, which may have become too long.
+  checkBoot(bytes, request);
+
+  // What exists so far, to be undone in reverse when a later step fails.
+  const undo: (() => void | Promise<unknown>)[] = [];
+  try {
+    const memory = GuestMemory.create(bytes);
+    adviseMemory(memory, complete);
+    const kvm = createKvmVm(system, memory);
+    undo.push(() => kvm.close());
+    if (quirks.includes('syscall')) armSyscallRemedy(kvm);
+    const devices = legacyDevices(bytes, complete.consoleOverflow);
+    const fds = createBoardFds(devices);
+    undo.push(() => closeBoardFds(fds));
+    const { board, data } = createBoard(devices, fds);
+    for (const [gsi, eventfd] of fds.irq) kvm.irqfd({ eventfd, gsi });
+    // Nobody waits for a POST code: Linux writes there only to pass the time.
+    kvm.registerCoalescedMmio({ address: PORT.POST_CODE, size: 1, pio: true });
+
+    const statistics = each(complete.cpus, () => new ExitStatistics(ExitStatistics.allocate()));
+    const assists = each(complete.cpus, () => allocateAssistCounters());
+    const shared = {
+      cpus: complete.cpus,
+      supportedCpuid: system.supportedCpuid(),
+      quirks,
+      locks: new SharedArrayBuffer(LOCK_WORDS * 4),
+      vmFd: kvm.fd,
+      memory: memory.share(),
+      boardModule: new URL('./board.js', import.meta.url).href,
+      board: data,
+    };
+    const threads = statistics.map(
+      ({ buffer }, index) =>
+        new VcpuThread({ ...shared, index, statistics: buffer, assists: assists[index] as SharedArrayBuffer }),
+    );
+    undo.push(() => Promise.all(threads.map((thread) => thread.discard())));
+    // The threads start while the image is read.
+    const plan = loadImage(memory, request);
+    await Promise.all(threads.map((thread) => thread.ready));
+    await threads[0]?.call('applyBootState', plan.entryState);
+    const marks = new Marks();
+    const streams = connectSerial(board, fds, complete, marks);
+    marks.set('created');
+    const { cmdline } = request;
+    const { signal } = complete;
+    const parts = { kvm, memory, plan, cmdline, quirks, quirkOptions, board, fds, threads, statistics, assists, marks };
+    return new Vm({ ...parts, ...streams, signal });
+  } catch (error) {
+    for (const step of undo.toReversed()) await step();
+    throw error;
+  }
+}
+
+function bootRequest(config: CompleteConfig, quirkOptions: string): BootRequest {
+  const { kernel, initrd, entry, load, cpus, firmware } = config;
+  const options = [config.cmdline, quirkOptions, config.exec === undefined ? '' : 'microvisor.exec=ttyS1'];
+  return {
+    kernel: typeof kernel === 'string' ? { path: kernel } : kernel,
+    initrd: initrd === undefined ? undefined : { path: initrd },
+    cmdline: options.filter((option) => option !== '').join(' '),
+    entry,
+    load,
+    cpus,
+    firmware,
+    rngSeed: new Uint8Array(randomBytes(RNG_SEED_BYTES)),
+  };
+}
+
+function createKvmVm(system: System, memory: GuestMemory): VmFd {
+  const vm = system.createVm();
+  try {
+    vm.setIdentityMapAddr(KVM_IDENTITY_MAP);
+    vm.setTssAddr(KVM_TSS);
+    vm.createIrqchip();
+    vm.createPit2(PIT_SPEAKER_DUMMY);
+    for (const [slot, { base, bytes }] of memory.regions.entries())
+      vm.setUserMemoryRegion({ slot, guestPhysAddr: base, memory: bytes });
+    return vm;
+  } catch (error) {
+    vm.close();
+    throw error;
+  }
+}
+
+function adviseMemory(memory: GuestMemory, { mergeable, hugePages }: CompleteConfig): void {
+  for (const { bytes } of memory.regions) {
+    if (mergeable) advise(bytes, 'MERGEABLE');
+    if (hugePages) advise(bytes, 'HUGEPAGE');
+  }
+}
+
+function connectSerial(board: Board, fds: BoardFds, config: CompleteConfig, marks: Marks) {
+  const back = (name: string): UartBack => {
+    const port = board.legacy.uarts.get(name);
+    const bell = fds.owner.get(name);
+    const irq = port === undefined ? undefined : fds.irq.get(port.gsi);
+    if (port === undefined || bell === undefined || irq === undefined) throw new Error(`the board has no ${name}`);
+    return new UartBack(port.uart.state, port.options, { irq: new EventFdIrqLine(irq), bell });
+  };
+  const com1 = back('COM1');
+  const com2 = back('COM2');
+  const lines = new ConsoleLines(config.milestones, (name) => marks.set(name));
+  const output = new SerialOutput(com1, config.consoleOverflow, (bytes) => {
+    marks.set('firstOutput');
+    lines.push(bytes);
+  });
+  const exec = config.exec === undefined ? undefined : new ExecChannel(com2, config.exec);
+  return { com1, com2, lines, output, input: new SerialInput(com1), exec };
+}
+
+function each<T>(count: number, make: (index: number) => T): T[] {
+  return Array.from({ length: count }, (_, index) => make(index));
+}

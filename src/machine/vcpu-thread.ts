@@ -1,0 +1,160 @@
+// The owner's handle of one vCPU thread: starts it, commands it, asks it about registers, and notices its end.
+import { Worker } from 'node:worker_threads';
+import { kick } from '../kvm/kick.js';
+import type { VcpuCallArguments, VcpuCallName, VcpuCallResult } from '../vcpu/calls.js';
+import { COMMAND, CONTROL, CONTROL_WORDS } from '../vcpu/control.js';
+import type { FromWorker, VcpuWorkerData } from '../vcpu/worker-protocol.js';
+
+/** How a vCPU thread ended: by a stop of the run loop, or by an error of the thread itself. */
+export type VcpuEnd =
+  | Extract<FromWorker, { type: 'stopped' }>
+  | { readonly type: 'crashed'; readonly message: string; readonly code: string | undefined };
+
+type Command = (typeof COMMAND)[keyof typeof COMMAND];
+
+interface PendingCall {
+  resolve(value: unknown): void;
+  reject(error: Error): void;
+}
+
+export class VcpuThread {
+  /** Resolves when the thread has said why it ended; the thread itself is joined by `joined`. */
+  readonly ended: Promise<VcpuEnd>;
+  /** Resolves when the operating system's thread is gone. */
+  readonly joined: Promise<void>;
+  readonly #worker: Worker;
+  readonly #control: Int32Array;
+  readonly #ready: Promise<void>;
+  readonly #calls = new Map<number, PendingCall>();
+  #parked: (() => void)[] = [];
+  #isParked = true;
+  #token: number | undefined;
+  #nextCall = 0;
+
+  constructor(data: Omit<VcpuWorkerData, 'control'>) {
+    const control = new SharedArrayBuffer(CONTROL_WORDS * 4);
+    this.#control = new Int32Array(control);
+    this.#worker = new Worker(new URL('../vcpu/worker.js', import.meta.url), {
+      workerData: { ...data, control } satisfies VcpuWorkerData,
+      name: `vCPU ${data.index}`,
+      // The run loop allocates nothing per exit: a small young generation keeps the thread's own memory low.
+      resourceLimits: { maxYoungGenerationSizeMb: 2 },
+    });
+    let isReady: () => void;
+    let failed: (error: Error) => void;
+    this.#ready = new Promise((resolve, reject) => {
+      isReady = resolve;
+      failed = reject;
+    });
+    // Whoever waits for readiness hears of the failure; nobody else needs to.
+    this.#ready.catch(() => undefined);
+    this.joined = new Promise((resolve) => this.#worker.once('exit', () => resolve()));
+    this.ended = new Promise((resolve) => {
+      this.#worker.on('message', (message: FromWorker) => {
+        if (message.type === 'ready') {
+          this.#token = message.token;
+          isReady();
+        } else if (message.type === 'parked') this.#park();
+        else if (message.type === 'answer') this.#answer(message);
+        else this.#end(() => resolve(message));
+      });
+      const crash = (message: string, code?: string): void => {
+        failed(new Error(message));
+        this.#end(() => resolve({ type: 'crashed', message, code }));
+      };
+      this.#worker.once('error', (error: NodeJS.ErrnoException) => crash(error.message, error.code));
+      this.#worker.once('exit', () => crash('the vCPU thread ended without a word'));
+    });
+  }
+
+  /** Resolves when the vCPU exists and is parked; rejects when its thread failed before. */
+  get ready(): Promise<void> {
+    return this.#ready;
+  }
+
+  run(): void {
+    this.#isParked = false;
+    this.#command(COMMAND.RUN);
+  }
+
+  /** Resolves when the vCPU is parked (or its thread has ended). */
+  async park(): Promise<void> {
+    if (this.#isParked) return;
+    const parked = new Promise<void>((resolve) => this.#parked.push(resolve));
+    this.#command(COMMAND.PARK);
+    await parked;
+  }
+
+  /** @param capture whether the thread is to hand over its registers with its end */
+  stop(capture: boolean): void {
+    this.#command(capture ? COMMAND.STOP_AND_CAPTURE : COMMAND.STOP);
+  }
+
+  /** Stops it and waits until it is gone: for a machine that never came to be. */
+  discard(): Promise<void> {
+    this.stop(false);
+    return this.joined;
+  }
+
+  /** Asks the running vCPU for its liveness, which `liveness` shows once `probes` has grown. */
+  probe(): void {
+    Atomics.store(this.#control, CONTROL.PROBE, 1);
+    if (this.#token !== undefined) kick(this.#token);
+  }
+
+  get probes(): number {
+    return Atomics.load(this.#control, CONTROL.PROBES);
+  }
+
+  get liveness(): number {
+    return Atomics.load(this.#control, CONTROL.LIVENESS);
+  }
+
+  /**
+   * Asks the parked vCPU; see VCPU_CALLS for the rows.
+   * @throws Error when the vCPU runs (pause the machine first) or the call failed
+   */
+  call<N extends VcpuCallName>(call: N, ...[argument]: VcpuCallArguments<N>): Promise<VcpuCallResult<N>> {
+    if (!this.#isParked) return Promise.reject(new Error(`${call}: the vCPU is running; pause the machine first`));
+    const id = this.#nextCall++;
+    const answer = new Promise<unknown>((resolve, reject) => this.#calls.set(id, { resolve, reject }));
+    this.#worker.postMessage({ id, call, argument });
+    this.#ring();
+    return answer as Promise<VcpuCallResult<N>>;
+  }
+
+  #command(command: Command): void {
+    Atomics.store(this.#control, CONTROL.COMMAND, command);
+    this.#ring();
+    // After the command: the worker clears immediate_exit first and reads the command then.
+    if (this.#token !== undefined) kick(this.#token);
+  }
+
+  #ring(): void {
+    Atomics.add(this.#control, CONTROL.DOORBELL, 1);
+    Atomics.notify(this.#control, CONTROL.DOORBELL);
+  }
+
+  #park(): void {
+    if (Atomics.load(this.#control, CONTROL.COMMAND) !== COMMAND.PARK) return;
+    this.#isParked = true;
+    const waiting = this.#parked;
+    this.#parked = [];
+    for (const resolve of waiting) resolve();
+  }
+
+  #answer({ id, value, error }: Extract<FromWorker, { type: 'answer' }>): void {
+    const call = this.#calls.get(id);
+    this.#calls.delete(id);
+    if (error === undefined) call?.resolve(value);
+    else call?.reject(new Error(error));
+  }
+
+  #end(say: () => void): void {
+    say();
+    for (const resolve of this.#parked) resolve();
+    this.#parked = [];
+    for (const call of this.#calls.values()) call.reject(new Error('the vCPU thread has ended'));
+    this.#calls.clear();
+  }
+}

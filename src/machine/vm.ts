@@ -1,0 +1,244 @@
+// A running machine: start, pause, resume, stop, its streams, its outcome and its report.
+// Composition is create-vm.ts; this file is the machine's life from `created` to `ended`.
+import type { Readable, Writable } from 'node:stream';
+import type { BootPlan } from '../boot/request.js';
+import type { UartBack } from '../devices/legacy/uart16550-back.js';
+import { advise } from '../kvm/host-memory.js';
+import type { VmFd } from '../kvm/vm-fd.js';
+import type { GuestMemory } from '../memory/guest-memory.js';
+import type { VcpuCallArguments, VcpuCallName, VcpuCallResult } from '../vcpu/calls.js';
+import type { ExitStatistics } from '../vcpu/observe/statistics.js';
+import { closeBoardFds, type Board, type BoardFds } from './board.js';
+import type { ConsoleLines } from './console-lines.js';
+import type { CommandEnd, ExecChannel } from './exec-channel.js';
+import { watchForHalt } from './halt-watch.js';
+import { judge, type Cause } from './judge.js';
+import type { Marks } from './marks.js';
+import type { Outcome } from './outcome.js';
+import { reportVcpu, type VmReport } from './report.js';
+import type { SerialInput, SerialOutput } from './serial-streams.js';
+import type { VcpuEnd, VcpuThread } from './vcpu-thread.js';
+
+/** After its command's end the guest has so long to switch itself off. */
+const POWER_OFF_GRACE_MS = 2000;
+
+/** Everything a machine consists of. */
+export interface VmParts {
+  readonly kvm: VmFd;
+  readonly memory: GuestMemory;
+  readonly plan: BootPlan;
+  readonly cmdline: string;
+  readonly quirks: readonly string[];
+  /** Kernel options that Linux wants on this host; empty on a host without quirks. */
+  readonly quirkOptions: string;
+  readonly board: Board;
+  readonly fds: BoardFds;
+  readonly com1: UartBack;
+  readonly com2: UartBack;
+  readonly output: SerialOutput;
+  readonly input: SerialInput;
+  readonly lines: ConsoleLines;
+  readonly exec: ExecChannel | undefined;
+  readonly threads: readonly VcpuThread[];
+  readonly statistics: readonly ExitStatistics[];
+  readonly assists: readonly SharedArrayBuffer[];
+  readonly marks: Marks;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** One vCPU as its owner sees it. */
+export interface VcpuHandle {
+  readonly index: number;
+  /** KVM_RUN calls so far; live. */
+  readonly entries: number;
+  /**
+   * Asks the parked vCPU: registers, MSRs, a capture of its state (see VCPU_CALLS).
+   * @throws Error while the machine runs: pause it first
+   */
+  call<N extends VcpuCallName>(call: N, ...args: VcpuCallArguments<N>): Promise<VcpuCallResult<N>>;
+}
+
+export type VmState = 'created' | 'running' | 'paused' | 'ending' | 'ended';
+
+export class Vm implements AsyncDisposable {
+  /** Guest RAM, live: reads and writes are the guest's own bytes. Gone (zeroed) once the machine has ended. */
+  readonly memory: GuestMemory;
+  /** COM1: what the guest prints, and what it is to read. */
+  readonly console: { readonly output: Readable; readonly input: Writable };
+  /** The command's streams, when the configuration has an `exec`. */
+  readonly exec: { readonly stdin: Writable; readonly stdout: Readable; readonly stderr: Readable } | undefined;
+  /** Never rejects: a machine that fails has an outcome that says so. */
+  readonly outcome: Promise<Outcome>;
+  readonly vcpus: readonly VcpuHandle[];
+  /** Kernel options that Linux wants on this host; empty on a host without quirks. */
+  readonly quirkOptions: string;
+  readonly #parts: VmParts;
+  #state: VmState = 'created';
+  #outcome: Outcome | undefined;
+  #resolve: (outcome: Outcome) => void = () => undefined;
+  #command: CommandEnd | undefined;
+  #halt: { close(): void } | undefined;
+  readonly #abort = (): void => void this.#finish({ kind: 'stopped', by: 'abort' }, false);
+
+  constructor(parts: VmParts) {
+    this.#parts = parts;
+    this.memory = parts.memory;
+    this.console = { output: parts.output, input: parts.input };
+    this.exec = parts.exec;
+    this.quirkOptions = parts.quirkOptions;
+    this.outcome = new Promise((resolve) => (this.#resolve = resolve));
+    this.vcpus = parts.threads.map((thread, index) => ({
+      index,
+      get entries() {
+        return (parts.statistics[index] as ExitStatistics).entries;
+      },
+      call: (call, ...args) => thread.call(call, ...args),
+    }));
+    parts.fds.event.onReadable(() => this.#onMachineEvent());
+    for (const thread of parts.threads) void thread.ended.then((end) => this.#onVcpuEnd(end));
+    this.#followCommand();
+    parts.signal?.addEventListener('abort', this.#abort, { once: true });
+    if (parts.signal?.aborted === true) this.#abort();
+  }
+
+  get state(): VmState {
+    return this.#state;
+  }
+
+  /** Lets the guest run from its entry point. @throws Error when it was started before */
+  async start(): Promise<void> {
+    if (this.#state !== 'created') throw new Error(`start: the machine is ${this.#state}; it can be started once`);
+    this.#parts.marks.set('firstRun');
+    this.#run();
+  }
+
+  /** Parks every vCPU between two instructions. Resolves when all are parked. @throws Error when it is not running */
+  async pause(): Promise<void> {
+    if (this.#state === 'paused') return;
+    if (this.#state !== 'running') throw new Error(`pause: the machine is ${this.#state}, not running`);
+    this.#state = 'paused';
+    this.#halt?.close();
+    await Promise.all(this.#parts.threads.map((thread) => thread.park()));
+  }
+
+  /** Goes on after `pause`. @throws Error when it is not paused */
+  async resume(): Promise<void> {
+    if (this.#state !== 'paused') throw new Error(`resume: the machine is ${this.#state}, not paused`);
+    // A kernel that never enabled kvmclock answers EINVAL, and has no watchdog to be told.
+    await Promise.all(this.#parts.threads.map((thread) => thread.call('kvmclockCtrl').catch(() => undefined)));
+    if (this.#state === 'paused') this.#run();
+  }
+
+  /**
+   * Ends the machine, whatever the guest does. A machine that has ended keeps its outcome.
+   * @param options.by who says so; `capture` also takes the registers for the outcome's report
+   */
+  stop(options: { readonly by?: 'host' | 'timeout'; readonly capture?: boolean } = {}): Promise<Outcome> {
+    void this.#finish({ kind: 'stopped', by: options.by ?? 'host' }, options.capture ?? false);
+    return this.outcome;
+  }
+
+  /** What has been measured so far; complete once the machine has ended. */
+  report(): VmReport {
+    const { board, plan, memory, quirks, statistics, assists, marks, cmdline, com1, output } = this.#parts;
+    return {
+      outcome: this.#outcome,
+      timeStamps: marks.all(),
+      kernel: { format: plan.format, cmdline, placed: plan.placed },
+      memoryMiB: memory.size / 2 ** 20,
+      vcpus: statistics.map((cells, i) => reportVcpu(cells, assists[i] as SharedArrayBuffer, board)),
+      quirks,
+      unclaimed: { ports: board.unclaimed.ports.get(), mmio: board.unclaimed.mmio.get() },
+      consoleLost: { port: com1.lostBytes, reader: output.dropped },
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+
+  #run(): void {
+    const { threads, statistics } = this.#parts;
+    this.#state = 'running';
+    for (const thread of threads) thread.run();
+    const watched = threads.map((thread, i) => ({
+      get entries() {
+        return (statistics[i] as ExitStatistics).entries;
+      },
+      get probes() {
+        return thread.probes;
+      },
+      get liveness() {
+        return thread.liveness;
+      },
+      probe: () => thread.probe(),
+    }));
+    this.#halt = watchForHalt(watched, () => void this.#finish({ kind: 'halted' }, true));
+  }
+
+  #onMachineEvent(): void {
+    const event = this.#parts.board.events.peek();
+    if (event !== undefined) void this.#finish({ kind: 'event', event }, false);
+  }
+
+  #onVcpuEnd(end: VcpuEnd): void {
+    if (this.#state === 'ending' || this.#state === 'ended') return;
+    if (end.type === 'stopped' && end.stop.kind === 'pending') this.#onMachineEvent();
+    else void this.#finish({ kind: 'vcpu', end }, true);
+  }
+
+  #followCommand(): void {
+    const exec = this.#parts.exec;
+    if (exec === undefined) return;
+    void exec.ready.then(() => this.#parts.marks.set('commandReady'));
+    exec.ended.then(
+      (command) => {
+        this.#command = command;
+        setTimeout(() => void this.#finish({ kind: 'stopped', by: 'host' }, false), POWER_OFF_GRACE_MS).unref();
+      },
+      (error: Error) => void this.#finish({ kind: 'device', message: error.message }, true),
+    );
+  }
+
+  // The first cause wins. Everything that ends a machine comes through here, in one order: vCPUs, output, descriptors.
+  async #finish(cause: Cause, capture: boolean): Promise<void> {
+    if (this.#state === 'ending' || this.#state === 'ended') return;
+    this.#state = 'ending';
+    const { threads, com1, com2, output, input, exec, lines, marks, signal } = this.#parts;
+    this.#halt?.close();
+    signal?.removeEventListener('abort', this.#abort);
+    for (const thread of threads) thread.stop(capture || lines.panic !== undefined);
+    const ends = await Promise.all(threads.map((thread) => thread.ended));
+    await Promise.all(threads.map((thread) => thread.joined));
+    // With the vCPUs gone nothing more can be printed: what is left now is all there is.
+    com1.resume();
+    com2.resume();
+    com1.close();
+    com2.close();
+    // The command's end may have come with the last bytes; its promise settles before the next line goes on.
+    await Promise.resolve();
+    const outcome = judge({
+      cause,
+      ends,
+      panic: lines.panic,
+      wantsCommand: exec !== undefined,
+      command: this.#command,
+    });
+    output.push(null);
+    input.destroy();
+    exec?.close();
+    this.#release();
+    marks.set('ended');
+    this.#state = 'ended';
+    this.#outcome = outcome;
+    this.#resolve(outcome);
+  }
+
+  #release(): void {
+    const { kvm, fds, memory } = this.#parts;
+    kvm.close();
+    closeBoardFds(fds);
+    // Dropped WebAssembly memories wait for the collector; their pages need not.
+    for (const { bytes } of memory.regions) advise(bytes, 'DONTNEED');
+  }
+}

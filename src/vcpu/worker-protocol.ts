@@ -1,0 +1,65 @@
+// What crosses between an owner and a vCPU thread: the data it starts with and the messages. All structured-cloneable.
+import type { SharedGuestMemory } from '../memory/guest-memory.js';
+import type { CpuidEntry } from '../kvm/entries.js';
+import type { UnassistedInstruction } from './assist/assist.js';
+import type { VcpuState } from './dump.js';
+import type { ExitBus } from './exit-bus.js';
+import type { VcpuStop } from './stop.js';
+
+/** The floor above builds the buses: the worker loads its module and calls this with the board's description. */
+export interface BoardModule {
+  buildVcpuBuses(board: unknown): VcpuBuses;
+}
+
+export interface VcpuBuses {
+  readonly pio: ExitBus;
+  readonly mmio: ExitBus;
+  /** Nonzero in word 0: the run is to end (see VcpuOptions.pending). */
+  readonly pending: Int32Array;
+}
+
+/** Words of 32 bits by which the vCPUs of one VM exclude each other; 0 is free. */
+export const LOCK = { COALESCED_RING: 0, CMPXCHG16B: 1 } as const;
+export const LOCK_WORDS = 2;
+
+export interface VcpuAssembly {
+  /** 0 is the boot processor; also its APIC id. */
+  readonly index: number;
+  readonly cpus: number;
+  readonly supportedCpuid: readonly CpuidEntry[];
+  /** Ids of the quirks that were found on this host. */
+  readonly quirks: readonly string[];
+  /** ExitStatistics.allocate() */
+  readonly statistics: SharedArrayBuffer;
+  /** allocateAssistCounters() */
+  readonly assists: SharedArrayBuffer;
+  /** LOCK_WORDS words, the same for all vCPUs of the VM. */
+  readonly locks: SharedArrayBuffer;
+}
+
+export interface VcpuWorkerData extends VcpuAssembly {
+  readonly vmFd: number;
+  readonly memory: SharedGuestMemory;
+  /** CONTROL_WORDS words of 32 bits. */
+  readonly control: SharedArrayBuffer;
+  /** URL of a BoardModule. */
+  readonly boardModule: string;
+  readonly board: unknown;
+}
+
+export interface ToWorker {
+  readonly id: number;
+  readonly call: string;
+  readonly argument: unknown;
+}
+
+export type FromWorker =
+  | { readonly type: 'ready'; readonly token: number }
+  | { readonly type: 'parked' }
+  | { readonly type: 'answer'; readonly id: number; readonly value?: unknown; readonly error?: string }
+  | {
+      readonly type: 'stopped';
+      readonly stop: VcpuStop;
+      readonly state?: VcpuState;
+      readonly unassisted?: UnassistedInstruction;
+    };

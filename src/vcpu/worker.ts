@@ -1,0 +1,97 @@
+// The vCPU thread: creates its vCPU, parks until told to run, and runs the loop of vcpu.ts until it is told to stop.
+// KVM API 4.7: a vCPU's ioctls should come from the thread that created it, so everything about it happens here.
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { GuestMemory } from '../memory/guest-memory.js';
+import { VmFd } from '../kvm/vm-fd.js';
+import type { VcpuFd } from '../kvm/vcpu-fd.js';
+import { CONTROL, COMMAND, LIVENESS, type Liveness } from './control.js';
+import { VCPU_CALLS, type VcpuCallName } from './calls.js';
+import { captureState } from './dump.js';
+import { assembleVcpu } from './assemble.js';
+import type { VcpuStop } from './stop.js';
+import type { BoardModule, FromWorker, ToWorker, VcpuWorkerData } from './worker-protocol.js';
+import type { Vcpu } from './vcpu.js';
+
+const MP_STATE_UNINITIALIZED = 1;
+const MP_STATE_INIT_RECEIVED = 2;
+const MP_STATE_HALTED = 3;
+const RFLAGS_IF = 1n << 9n;
+
+const port = parentPort;
+if (port === null) throw new Error('worker.js is the entry of a vCPU thread; it does nothing on the main thread');
+const tell = (message: FromWorker): void => port.postMessage(message);
+
+const data = workerData as VcpuWorkerData;
+const { buildVcpuBuses } = (await import(data.boardModule)) as BoardModule;
+
+using vm = VmFd.adopt(data.vmFd);
+using fd = vm.createVcpu(data.index);
+const memory = GuestMemory.attach(data.memory);
+const { vcpu, assist } = assembleVcpu(fd, memory, buildVcpuBuses(data.board), data);
+const control = new Int32Array(data.control);
+tell({ type: 'ready', token: fd.becomeRunner() });
+
+const stop = serve(vcpu, control);
+const failed = stop.kind !== 'kicked' && stop.kind !== 'pending';
+const capture = failed || Atomics.load(control, CONTROL.COMMAND) === COMMAND.STOP_AND_CAPTURE;
+if (!failed) vcpu.completePending();
+tell({
+  type: 'stopped',
+  stop,
+  ...(capture ? { state: captureState(fd, memory) } : {}),
+  ...(assist?.failure === undefined ? {} : { unassisted: assist.failure }),
+});
+
+/** Obeys the command word until a stop: parks, runs, answers probes. */
+function serve(vcpu: Vcpu, control: Int32Array): VcpuStop {
+  for (;;) {
+    const command = Atomics.load(control, CONTROL.COMMAND);
+    if (command === COMMAND.STOP || command === COMMAND.STOP_AND_CAPTURE) return { kind: 'kicked' };
+    if (Atomics.exchange(control, CONTROL.PROBE, 0) === 1) {
+      Atomics.store(control, CONTROL.LIVENESS, livenessOf(vcpu.fd));
+      Atomics.add(control, CONTROL.PROBES, 1);
+    }
+    if (command === COMMAND.PARK) park(vcpu, control);
+    else {
+      const stop = vcpu.run();
+      if (stop.kind !== 'kicked') return stop;
+    }
+  }
+}
+
+/** Waits, and answers calls about the registers, until the command is no longer PARK. */
+function park(vcpu: Vcpu, control: Int32Array): void {
+  vcpu.completePending();
+  tell({ type: 'parked' });
+  for (;;) {
+    // Loaded before the messages and the command are looked at: what comes after it ends the wait at once.
+    const doorbell = Atomics.load(control, CONTROL.DOORBELL);
+    for (let next = receive(); next !== undefined; next = receive()) answer(next);
+    if (Atomics.load(control, CONTROL.COMMAND) !== COMMAND.PARK) return;
+    Atomics.wait(control, CONTROL.DOORBELL, doorbell);
+  }
+}
+
+function receive(): ToWorker | undefined {
+  return (receiveMessageOnPort(port as NonNullable<typeof port>))?.message;
+}
+
+function answer({ id, call, argument }: ToWorker): void {
+  try {
+    const serveCall = VCPU_CALLS[call as VcpuCallName] as (
+      fd: VcpuFd,
+      memory: GuestMemory,
+      argument: unknown,
+    ) => unknown;
+    tell({ type: 'answer', id, value: serveCall(fd, memory, argument) });
+  } catch (error) {
+    tell({ type: 'answer', id, error: error instanceof Error ? error.message : String(error) });
+  }
+}
+
+function livenessOf(fd: VcpuFd): Liveness {
+  const state = fd.getMpState();
+  if (state === MP_STATE_UNINITIALIZED || state === MP_STATE_INIT_RECEIVED) return LIVENESS.WAITS_FOR_SIPI;
+  if (state === MP_STATE_HALTED && (fd.getRegs().rflags & RFLAGS_IF) === 0n) return LIVENESS.HALTED;
+  return LIVENESS.ALIVE;
+}
