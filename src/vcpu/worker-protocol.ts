@@ -8,7 +8,7 @@ import type { VcpuStop } from './stop.js';
 
 /** The floor above builds the buses: the worker loads its module and calls this with the board's description. */
 export interface BoardModule {
-  buildVcpuBuses(board: unknown): VcpuBuses;
+  readonly buildVcpuBuses: (board: unknown) => VcpuBuses;
 }
 
 export interface VcpuBuses {
