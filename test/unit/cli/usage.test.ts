@@ -1,0 +1,53 @@
+// The command line as a person types it, without a VM: help, version, and one sentence for everything else.
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from 'vitest';
+
+const MAIN = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));
+
+function microvisor(...words: readonly string[]): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, [MAIN, ...words], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+}
+
+describe('"one clear sentence, status 2"', () => {
+  test.each([
+    ['an unknown option', ['run', '--bogus'], /'--bogus'.*run --help/],
+    ['a misspelt option', ['run', '--memm', '4'], /'--memm' \(did you mean --mem\?\)/],
+    ['an unknown verb', ['boot'], /'boot'/],
+    ['no verb', [], /name a verb: run, check, guest/],
+    ['an option without its value', ['run', '--mem'], /--mem/],
+    ['a COMMAND without --', ['run', 'uname'], /microvisor run -- uname/],
+    ['-- without COMMAND', ['run', '--'], /nothing follows --/],
+    ['a COMMAND for another verb', ['check', '--', 'ls'], /only run takes a COMMAND/],
+    ['words too many', ['check', 'this'], /check --help/],
+    ['a number that is none', ['run', '--mem', 'NaN'], /--mem: takes a whole number of MiB/],
+    ['a negative number', ['run', '--cpus', '-1'], /--cpus: .*"-1"/],
+    ['options that conflict', ['run', '--load', '0x1000'], /--load: .*--entry/],
+  ])('%s', (_, words, message) => {
+    const { status, stdout, stderr } = microvisor(...words);
+    expect({ status, stdout }).toEqual({ status: 2, stdout: '' });
+    expect(stderr).toMatch(message);
+    expect(stderr).toMatch(/^microvisor: [^\n]+\n$/);
+  });
+});
+
+describe('what was asked for goes to stdout, with status 0', () => {
+  test.each([
+    ['--help', ['--help'], /microvisor run -- uname -a/],
+    ['help of a verb', ['run', '--help'], /--kernel <FILE>[^]*Status: 0 the guest powered off/],
+    ['the same by the word', ['help', 'check'], /--json/],
+    ['--version', ['--version'], /^\d+\.\d+\.\d+\n$/],
+  ])('%s', (_, words, text) => {
+    const { status, stdout, stderr } = microvisor(...words);
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    expect(stdout).toMatch(text);
+  });
+
+  test('every option of the issue is in the help', () => {
+    const { stdout } = microvisor('run', '--help');
+    for (const option of '--kernel --initrd --cmdline --append --entry --load --mem --cpus --console --report --timeout --firmware --verbose'.split(
+      ' ',
+    ))
+      expect(stdout).toContain(`  ${option} `);
+  });
+});
