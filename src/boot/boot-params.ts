@@ -57,42 +57,41 @@ const SETUP_RNG_SEED = 9;
 const setupData = defineStruct('setup_data', 16, { next: [0, 'u64'], type: [8, 'u32'], len: [12, 'u32'] });
 
 /**
- * Plans the zero page and what hangs on it, and the state of the 64-bit entry: long mode, RSI at the zero page.
- * @param header the setup header to start from: a boot_params page
+ * Claims the fixed places of all that the 64-bit entry needs: GDT, page tables, zero page, random seed, firmware tables.
+ * Called before the kernel's own segments are placed, so that a segment that lies there is the one to be refused.
+ * @param page the setup header to start from, at its offset in a boot_params page; it is filled in place
  */
-export function placeBootParams(
-  context: LoadContext,
-  entry: number,
-  header: Uint8Array,
-  initrd: PlacedInitrd | undefined,
-): BootState {
+export function placeBootParams(context: LoadContext, page: Uint8Array): void {
   const { placement, e820, kernel } = context;
-  const rsdp = placeFirmware(context);
-  const page = bootParams.encode(
+  placeBootTables(placement, 'long', { file: kernel.name, field: 'boot tables' });
+  bootParams.encode(
     {
-      acpi_rsdp_addr: BigInt(rsdp),
+      acpi_rsdp_addr: BigInt(placeFirmware(context)),
       e820_entries: Math.min(e820.length, E820_MAX_ENTRIES_ZEROPAGE),
       type_of_loader: TYPE_OF_LOADER_UNDEFINED,
       cmd_line_ptr: CMDLINE,
-      ...(initrd && {
+      setup_data: BigInt(placeSeed(context)),
+    },
+    page,
+  );
+  for (const [i, { base, size, type }] of e820.slice(0, E820_MAX_ENTRIES_ZEROPAGE).entries())
+    e820Entry.encode({ addr: BigInt(base), size: BigInt(size), type }, page.subarray(E820_TABLE + i * e820Entry.size));
+  placement.add('boot_params', ZERO_PAGE, page, { file: kernel.name, field: 'boot tables' });
+}
+
+/** Notes the initrd in the zero page, and gives the state of the 64-bit entry: long mode, RSI at the zero page. */
+export function linuxEntry(entry: number, page: Uint8Array, initrd: PlacedInitrd | undefined): BootState {
+  if (initrd)
+    bootParams.encode(
+      {
         ramdisk_image: initrd.base % 2 ** 32,
         ext_ramdisk_image: Math.floor(initrd.base / 2 ** 32),
         ramdisk_size: initrd.size % 2 ** 32,
         ext_ramdisk_size: Math.floor(initrd.size / 2 ** 32),
-      }),
-      setup_data: BigInt(placeSeed(context)),
-    },
-    header,
-  );
-  for (const [i, { base, size, type }] of e820.slice(0, E820_MAX_ENTRIES_ZEROPAGE).entries())
-    e820Entry.encode({ addr: BigInt(base), size: BigInt(size), type }, page.subarray(E820_TABLE + i * e820Entry.size));
-  placement.add('boot_params', ZERO_PAGE, page, { file: kernel.name, field: 'p_paddr' });
+      },
+      page,
+    );
   return bootState({ mode: 'long', entry, regs: { rsi: BigInt(ZERO_PAGE) } });
-}
-
-/** Claims, before the kernel's own segments, the fixed places of what the 64-bit entry needs. */
-export function placeLinuxTables({ placement, kernel }: LoadContext): void {
-  placeBootTables(placement, 'long', { file: kernel.name, field: 'boot tables' });
 }
 
 /** Plans the setup_data node with the random seed; Linux erases it when it has read it. Returns its GPA, or 0. */

@@ -17,6 +17,7 @@ export interface Segment {
   readonly l: number;
   readonly g: number;
   readonly avl: number;
+  readonly unusable: number;
 }
 
 export interface DescriptorTable {
@@ -124,14 +125,14 @@ const CLEARED = {
 const CODE_SELECTOR = 0x10;
 const DATA_SELECTOR = 0x18;
 
-const FLAT = { base: 0n, limit: 0xffff_ffff, present: 1, dpl: 0, s: 1, g: 1, avl: 0 } as const;
+const FLAT = { base: 0n, limit: 0xffff_ffff, present: 1, dpl: 0, s: 1, g: 1, avl: 0, unusable: 0 } as const;
 /** Code, execute/read, accessed. */
 const CODE32: Segment = { ...FLAT, selector: CODE_SELECTOR, type: 0xb, db: 1, l: 0 };
 const CODE64: Segment = { ...CODE32, db: 0, l: 1 };
 /** Data, read/write, accessed. */
 const DATA: Segment = { ...FLAT, selector: DATA_SELECTOR, type: 0x3, db: 1, l: 0 };
 
-const REAL = { limit: 0xffff, present: 1, dpl: 0, db: 0, s: 1, l: 0, g: 0, avl: 0 } as const;
+const REAL = { limit: 0xffff, present: 1, dpl: 0, db: 0, s: 1, l: 0, g: 0, avl: 0, unusable: 0 } as const;
 /** A busy TSS that no guest uses: VMX refuses to enter without one (SDM vol. 3C §26.3.1.2). */
 const TASK: Segment = { ...REAL, base: 0n, limit: 0x67, selector: 0, type: 0xb, s: 0 };
 const NO_LDT: Segment = { ...REAL, base: 0n, selector: 0, type: 0x2, s: 0 };

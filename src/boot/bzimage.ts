@@ -6,8 +6,8 @@ import {
   BOOT_FLAG,
   bootParams,
   HDRS,
+  linuxEntry,
   placeBootParams,
-  placeLinuxTables,
   SETUP_HEADER,
   SETUP_HEADER_END,
 } from './boot-params.js';
@@ -57,7 +57,7 @@ export function readBzImage(file: ImageFile): BzImage {
 export function bzImage({ header, page, payloadOffset, payloadSize }: BzImage): Load {
   return (context) => {
     const { kernel, placement } = context;
-    placeLinuxTables(context);
+    placeBootParams(context, page);
     placeCmdline(context, header.cmdline_size);
     // A relocatable kernel loaded below its preferred address would move itself there anyway.
     const alignment = header.relocatable_kernel ? header.kernel_alignment : 1;
@@ -67,7 +67,7 @@ export function bzImage({ header, page, payloadOffset, payloadSize }: BzImage): 
     placement.add('kernel', base, content, blame, Math.max(header.init_size, payloadSize));
     const initrd = placeInitrd(context, ...initrdBounds(header));
     bootParams.encode({ code32_start: base }, page);
-    return placeBootParams(context, base + ENTRY_64, page, initrd);
+    return linuxEntry(base + ENTRY_64, page, initrd);
   };
 }
 

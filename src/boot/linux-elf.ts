@@ -1,6 +1,6 @@
 // Linux as an uncompressed ELF kernel (vmlinux), entered at startup_64 with boot_params.
 // Linux Documentation/arch/x86/boot.rst, "64-bit Boot Protocol".
-import { BOOT_FLAG, bootParams, HDRS, LOADED_HIGH, placeBootParams, placeLinuxTables } from './boot-params.js';
+import { BOOT_FLAG, bootParams, HDRS, linuxEntry, LOADED_HIGH, placeBootParams } from './boot-params.js';
 import type { ElfImage } from './elf.js';
 import { BootError } from './errors.js';
 import { INITRD_BOUNDS, LINUX_CMDLINE_SIZE, type Load, placeCmdline, placeInitrd, placeSegments } from './loader.js';
@@ -17,18 +17,17 @@ export function linuxElf(elf: ElfImage): Load {
         'e_ident[EI_CLASS]',
         'a 32-bit ELF kernel has no 64-bit entry; it needs a PVH note or a multiboot header',
       );
-    placeLinuxTables(context);
-    placeCmdline(context, LINUX_CMDLINE_SIZE);
-    placeSegments(context, elf, elf.entry, 'e_entry');
-    const initrd = placeInitrd(context, INITRD_BOUNDS);
     // The file has no setup header; these are the fields that a kernel past its decompressor still looks at.
-    const header = bootParams.encode({
+    const page = bootParams.encode({
       boot_flag: BOOT_FLAG,
       header: HDRS,
       version: PROTOCOL,
       loadflags: LOADED_HIGH,
       cmdline_size: LINUX_CMDLINE_SIZE,
     });
-    return placeBootParams(context, elf.entry, header, initrd);
+    placeBootParams(context, page);
+    placeCmdline(context, LINUX_CMDLINE_SIZE);
+    placeSegments(context, elf, elf.entry, 'e_entry');
+    return linuxEntry(elf.entry, page, placeInitrd(context, INITRD_BOUNDS));
   };
 }

@@ -43,11 +43,8 @@ export function pvh(elf: ElfImage, entry: number): Load {
     placeBootTables(placement, 'protected', blame);
     const rsdp = placeFirmware(context);
     const cmdline = placeCmdline(context, isLinux(elf) ? LINUX_CMDLINE_SIZE : Infinity);
-    placeSegments(context, elf, entry, 'XEN_ELFNOTE_PHYS32_ENTRY');
-    const initrd = placeInitrd(context, INITRD_BOUNDS);
-
     const modules = hvmStartInfo.size;
-    const memmap = modules + (initrd ? hvmModlistEntry.size : 0);
+    const memmap = modules + (context.initrd ? hvmModlistEntry.size : 0);
     const info = new Uint8Array(memmap + e820.length * hvmMemmapEntry.size);
     if (info.byteLength > ZERO_PAGE - PVH_START_INFO)
       throw new BootError(
@@ -55,6 +52,10 @@ export function pvh(elf: ElfImage, entry: number): Load {
         'memmap_entries',
         `the memory map's ${e820.length} entries do not fit into the start info; give the guest less memory`,
       );
+    // Claimed before the segments, so that a segment that lies there is the one to be refused; filled below.
+    placement.add('hvm_start_info', PVH_START_INFO, info, blame);
+    placeSegments(context, elf, entry, 'XEN_ELFNOTE_PHYS32_ENTRY');
+    const initrd = placeInitrd(context, INITRD_BOUNDS);
     hvmStartInfo.encode(
       {
         magic: XEN_HVM_START_MAGIC_VALUE,
@@ -75,7 +76,6 @@ export function pvh(elf: ElfImage, entry: number): Load {
         { addr: BigInt(base), size: BigInt(size), type },
         info.subarray(memmap + i * hvmMemmapEntry.size),
       );
-    placement.add('hvm_start_info', PVH_START_INFO, info, blame);
     return bootState({ mode: 'protected', entry, regs: { rbx: BigInt(PVH_START_INFO) } });
   };
 }

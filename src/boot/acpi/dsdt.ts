@@ -58,7 +58,7 @@ function isaDevice({ name, id, uid, port, ports, irq: line }: IsaRow): Aml {
 
 function virtioMmio({ base, size, gsi }: MmioDevice, index: number): Aml {
   return device(
-    `VM${index.toString(16).toUpperCase().padStart(2, '0')}`,
+    `V${index.toString(16).toUpperCase().padStart(3, '0')}`,
     named('_HID', string('LNRO0005')),
     named('_UID', integer(index)),
     // DMA is coherent: the device's back reads the same memory as the guest.
