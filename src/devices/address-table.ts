@@ -26,7 +26,8 @@ export class PortTable implements AddressTable {
 
 /**
  * A page that is all one owner's is a number in the map; a page of several owners has a table of its bytes.
- * The page of the last hit is kept, for the same device is usually asked again.
+ * The page of the last hit is kept, for the same device is usually asked again; a page's entry never changes for
+ * another, since a table is filled in place and a page of one owner has no room.
  */
 export class PageTable implements AddressTable {
   readonly #pages = new Map<number, number | Uint16Array>();
@@ -48,7 +49,6 @@ export class PageTable implements AddressTable {
       bytes.fill(owner, from, to);
       this.#pages.set(page, bytes);
     }
-    this.#lastPage = -1;
   }
 
   find(address: number): number {

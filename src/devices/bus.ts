@@ -1,6 +1,7 @@
 // The two buses of the machine, I/O ports and MMIO: who serves an address, and what nobody's address reads as.
 // Intel SDM vol. 1 §19 (I/O address space: ports, sizes, alignment); vol. 3A §12 (memory-mapped I/O).
 import { PageTable, PortTable, type AddressTable } from './address-table.js';
+import { valueMask } from './value-mask.js';
 
 /**
  * Serves a range of ports or of guest-physical addresses; it sees offsets only.
@@ -26,9 +27,6 @@ export interface BusRow {
 
 /** Called on each access that nobody serves, on the thread that made it. It must not throw. */
 export type OnUnclaimed = (address: number, size: number, isWrite: boolean) => void;
-
-/** Highest value of an access of 1, 2 or 4 bytes: also what an undriven bus reads as. */
-const ALL_ONES: readonly number[] = [0, 0xff, 0xffff, 0xff_ffff, 0xffff_ffff];
 
 /**
  * One address space. Look-up takes the same time whatever the number of handlers, and allocates nothing.
@@ -112,7 +110,11 @@ export class Bus {
   write(address: number, size: number, value: number): void {
     const index = this.#table.find(address);
     if (index !== 0 && address + size <= (this.#ends[index] ?? 0))
-      (this.#handlers[index] ?? NOBODY).write(address - (this.#bases[index] ?? 0), size, mask(value, size));
+      (this.#handlers[index] ?? NOBODY).write(
+        address - (this.#bases[index] ?? 0),
+        size,
+        (value & valueMask(size)) >>> 0,
+      );
     else this.#writeBytes(address, size, value);
   }
 
@@ -125,7 +127,7 @@ export class Bus {
   #readBytes(address: number, size: number): number {
     if (!this.#anyOwner(address, size)) {
       this.#nobody(address, size, false);
-      return ALL_ONES[size] ?? 0xffff_ffff;
+      return valueMask(size);
     }
     let value = 0;
     for (let i = 0; i < size; i++) {
@@ -164,13 +166,9 @@ export class Bus {
 /** An undriven bus: reads as ones, swallows writes. */
 const NOBODY: IoHandler = {
   name: 'nobody',
-  read: (_offset, size) => ALL_ONES[size] ?? 0xffff_ffff,
+  read: (_offset, size) => valueMask(size),
   write: () => undefined,
 };
-
-function mask(value: number, size: number): number {
-  return size === 4 ? value >>> 0 : value & (size === 1 ? 0xff : 0xffff);
-}
 
 function grow(array: Float64Array): Float64Array<ArrayBuffer> {
   const larger = new Float64Array(array.length * 2);

@@ -1,6 +1,7 @@
 // Registers as rows, compiled into a handler: the run loop, the trace, the documentation and the tests read the same rows.
 // Byte enables as on a bus: a register wider than the access sees which of its bits are meant.
 import type { IoHandler } from './bus.js';
+import { valueMask } from './value-mask.js';
 
 /** One register. Without `read` it reads as ones, without `write` it ignores writes. */
 export interface RegisterRow {
@@ -67,9 +68,10 @@ export class RegisterTable implements RegisterHandler {
 
   write(offset: number, size: number, value: number): void {
     const row = this.#writers[offset];
-    if (row?.write !== undefined && row.offset === offset && row.size === size)
-      row.write((value & maskOf(size)) >>> 0, maskOf(size));
-    else this.#writeParts(offset, size, value);
+    if (row?.write !== undefined && row.offset === offset && row.size === size) {
+      const mask = valueMask(size);
+      row.write((value & mask) >>> 0, mask);
+    } else this.#writeParts(offset, size, value);
   }
 
   registerName(offset: number, isWrite: boolean): string | undefined {
@@ -83,7 +85,7 @@ export class RegisterTable implements RegisterHandler {
       const shift = row === undefined ? 0 : offset + done - row.offset;
       const count = row === undefined ? 1 : Math.min(size - done, row.size - shift);
       const part = row?.read === undefined ? 0xff : row.read() >>> (8 * shift);
-      value |= (part & maskOf(count)) << (8 * done);
+      value |= (part & valueMask(count)) << (8 * done);
       done += count;
     }
     return value >>> 0;
@@ -94,7 +96,7 @@ export class RegisterTable implements RegisterHandler {
       const row = this.#writers[offset + done];
       const shift = row === undefined ? 0 : offset + done - row.offset;
       const count = row === undefined ? 1 : Math.min(size - done, row.size - shift);
-      const mask = maskOf(count);
+      const mask = valueMask(count);
       row?.write?.((((value >>> (8 * done)) & mask) << (8 * shift)) >>> 0, (mask << (8 * shift)) >>> 0);
       done += count;
     }
@@ -108,8 +110,4 @@ function occupy(slots: (RegisterRow | undefined)[], row: RegisterRow, device: st
       throw new TypeError(`${device}: registers ${other.name} and ${row.name} both lie at offset 0x${at.toString(16)}`);
     slots[at] = row;
   }
-}
-
-function maskOf(bytes: number): number {
-  return bytes >= 4 ? 0xffff_ffff : 2 ** (8 * bytes) - 1;
 }

@@ -2,6 +2,7 @@
 // QEMU hw/misc/debugexit.c (isa-debug-exit); the process status that becomes of V is the machine's affair.
 import type { IoHandler } from '../bus.js';
 import { MACHINE_EVENT, type MachineEvents } from '../machine-event.js';
+import { valueMask } from '../value-mask.js';
 
 /** Four ports, so that `out` of 1, 2 and 4 bytes carries its whole value. */
 export const DEBUG_EXIT_PORTS = 4;
@@ -10,7 +11,7 @@ export const DEBUG_EXIT_PORTS = 4;
 export function createDebugExit(events: MachineEvents, name = 'debug-exit'): IoHandler {
   return {
     name,
-    read: (_offset, size) => (size === 4 ? 0xffff_ffff : 2 ** (8 * size) - 1),
+    read: (_offset, size) => valueMask(size),
     write: (offset, _size, value) => {
       if (offset === 0) events.raise(MACHINE_EVENT.DEBUG_EXIT, value);
     },

@@ -106,6 +106,15 @@ describe('access', () => {
 });
 
 describe('look-up', () => {
+  test('a device attached to a page that was asked before is found', () => {
+    const bus = Bus.mmio();
+    bus.attach(0xd000_0000, 8, memory('one', 8, 1));
+    expect([bus.read(0xd000_0000, 1), bus.read(0xd000_0008, 1), bus.read(0xd000_1000, 1)]).toEqual([1, 0xff, 0xff]);
+    bus.attach(0xd000_0008, 0xff8, memory('two', 0xff8, 2));
+    bus.attach(0xd000_1000, 0x1000, memory('three', 0x1000, 3));
+    expect([bus.read(0xd000_0000, 1), bus.read(0xd000_0008, 1), bus.read(0xd000_1000, 1)]).toEqual([1, 2, 3]);
+  });
+
   const ranges = fc.array(fc.tuple(fc.nat(0x3000), fc.oneof(fc.integer({ min: 1, max: 40 }), fc.constant(0x1400))), {
     maxLength: 12,
   });

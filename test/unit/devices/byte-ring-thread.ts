@@ -3,15 +3,23 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { ByteRing, RING_EMPTY } from '../../../src/devices/byte-ring.js';
 import { RegisterFile } from '../../../src/devices/register-file.js';
 
-const { buffer, role, id, count } = workerData as {
-  buffer: SharedArrayBuffer;
-  role: string;
-  id: number;
-  count: number;
-};
+export interface RingTask {
+  readonly buffer: SharedArrayBuffer;
+  readonly capacity: number;
+  readonly role: 'produce' | 'consume';
+  /** 0 or 1. */
+  readonly id: number;
+  /** Bytes a producer. */
+  readonly count: number;
+}
+
+const { buffer, capacity, role, id, count } = workerData as RingTask;
 const file = RegisterFile.attach(buffer);
-const ring = ByteRing.allocate(file, 'd', 'ring', 16);
-const { done } = file.allocate('control', { done: { doc: 'producers that have finished' } });
+const ring = ByteRing.allocate(file, 'd', 'ring', capacity);
+const { done, ready } = file.allocate('control', {
+  done: { doc: 'producers that have finished' },
+  ready: { doc: 'threads that are waiting to start' },
+});
 
 function produce(): Uint8Array {
   const pair = new Uint8Array(2);
@@ -40,4 +48,9 @@ function consume(): Uint8Array {
   }
 }
 
+// All start at once, or the first would be through before the last has come up.
+if (capacity > 16) {
+  ready.add(1);
+  while (ready.get() < 2);
+}
 parentPort?.postMessage(role === 'produce' ? produce() : consume());

@@ -4,6 +4,7 @@ import { Worker } from 'node:worker_threads';
 import { describe, expect, test } from 'vitest';
 import { ByteRing, RING_EMPTY } from '../../../src/devices/byte-ring.js';
 import { RegisterFile } from '../../../src/devices/register-file.js';
+import type { RingTask } from './byte-ring-thread.js';
 
 function ring(capacity: number): ByteRing {
   return ByteRing.allocate(RegisterFile.create(1 << 16), 'd', 'ring', capacity);
@@ -55,52 +56,71 @@ describe('one thread', () => {
   });
 });
 
-test('"No interleaving loses or doubles a byte": two producers and two consumers, each byte once and in order', async () => {
-  const file = RegisterFile.create(1 << 16);
-  const subject = ByteRing.allocate(file, 'd', 'ring', 16);
-  const { done } = file.allocate('control', { done: { doc: 'producers that have finished' } });
-  const count = 60_000;
-  const spawn = (role: string, id: number): Worker =>
-    new Worker(new URL('byte-ring-thread.js', import.meta.url), {
-      workerData: { buffer: file.share(), role, id, count },
-    });
+/** Runs `tasks` on a thread each over a ring of `capacity`; `fill` is in it at first. */
+async function race(
+  capacity: number,
+  count: number,
+  tasks: readonly Pick<RingTask, 'role' | 'id'>[],
+  fill = new Uint8Array(),
+): Promise<Uint8Array[]> {
+  const file = RegisterFile.create(1 << 19);
+  const subject = ByteRing.allocate(file, 'd', 'ring', capacity);
+  // Consumers stop when two producers have finished and the ring is empty.
+  const absent = 2 - tasks.filter(({ role }) => role === 'produce').length;
+  file.allocate('control', { done: { initial: absent, doc: '' }, ready: { doc: '' } });
+  expect(subject.pushMany(fill)).toBe(fill.length);
   const results = await Promise.all(
-    [spawn('produce', 0), spawn('produce', 1), spawn('consume', 0), spawn('consume', 1)].map(
-      (worker) =>
-        new Promise<Uint8Array>((resolve, reject) => {
-          worker.once('message', resolve);
-          worker.once('error', reject);
-        }),
-    ),
+    tasks.map((task) => {
+      const workerData: RingTask = { buffer: file.share(), capacity, count, ...task };
+      const worker = new Worker(new URL('byte-ring-thread.js', import.meta.url), { workerData });
+      return new Promise<Uint8Array>((resolve, reject) => worker.once('message', resolve).once('error', reject));
+    }),
   );
-  expect(done.get()).toBe(2);
   expect(subject.length).toBe(0);
-  const [, , first = new Uint8Array(), second = new Uint8Array()] = results;
-  expect(first.length + second.length).toBe(2 * count);
-  // Bit 7 tells the producer, the rest counts modulo 127: a consumer sees each producer's bytes in order, with gaps.
-  const totals = new Map<number, number>();
-  for (const byte of [...first, ...second]) totals.set(byte, (totals.get(byte) ?? 0) + 1);
-  for (const producer of [0x00, 0x80])
-    for (let value = 0; value < 127; value++)
-      expect(totals.get(producer | value)).toBe(Math.floor(count / 127) + (value < count % 127 ? 1 : 0));
-});
+  return results.filter((_bytes, i) => tasks[i]?.role === 'consume');
+}
 
-test('one producer and one consumer: byte-exact in order', async () => {
-  const file = RegisterFile.create(1 << 16);
-  ByteRing.allocate(file, 'd', 'ring', 16);
-  file.allocate('control', { done: { initial: 1, doc: 'producers that have finished' } });
-  const count = 100_000;
-  const workers = ['produce', 'consume'].map(
-    (role) =>
-      new Worker(new URL('byte-ring-thread.js', import.meta.url), {
-        workerData: { buffer: file.share(), role, id: 0, count },
-      }),
-  );
-  const [, bytes = new Uint8Array()] = await Promise.all(
-    workers.map(
-      (worker) => new Promise<Uint8Array>((resolve, reject) => worker.once('message', resolve).once('error', reject)),
-    ),
-  );
-  expect(bytes.length).toBe(count);
-  expect(bytes.every((byte, i) => byte === i % 127)).toBe(true);
+function histogram(...parts: readonly Uint8Array[]): Map<number, number> {
+  const totals = new Map<number, number>();
+  for (const part of parts) for (const byte of part) totals.set(byte, (totals.get(byte) ?? 0) + 1);
+  return totals;
+}
+
+describe('"No interleaving loses or doubles a byte"', () => {
+  test('two producers and two consumers', async () => {
+    const count = 60_000;
+    const taken = await race(16, count, [
+      { role: 'produce', id: 0 },
+      { role: 'produce', id: 1 },
+      { role: 'consume', id: 0 },
+      { role: 'consume', id: 1 },
+    ]);
+    // Bit 7 tells the producer, the rest counts modulo 127.
+    const sent = [0x00, 0x80].map((producer) => Uint8Array.from({ length: count }, (_, i) => producer | (i % 127)));
+    expect(histogram(...taken)).toEqual(histogram(...sent));
+  });
+
+  test('two consumers at once on a full ring', async () => {
+    const fill = Uint8Array.from({ length: 1 << 16 }, (_, i) => (i * 31) >>> 8);
+    const taken = await race(
+      1 << 16,
+      1 << 16,
+      [
+        { role: 'consume', id: 0 },
+        { role: 'consume', id: 1 },
+      ],
+      fill,
+    );
+    expect(histogram(...taken)).toEqual(histogram(fill));
+  });
+
+  test('one producer and one consumer: in order', async () => {
+    const count = 100_000;
+    const [taken] = await race(16, count, [
+      { role: 'produce', id: 0 },
+      { role: 'consume', id: 0 },
+    ]);
+    expect(taken?.length).toBe(count);
+    expect(taken?.every((byte, i) => byte === i % 127)).toBe(true);
+  });
 });
