@@ -2,7 +2,7 @@
 // node-gyp as npm brings it; Node's headers from beside its executable, never downloaded.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -83,22 +83,26 @@ function findNodeGyp() {
 
 /** One build at a time in this folder: waits for a build that runs, and takes over from one that died. */
 function takeLock() {
-  for (;;) {
-    try {
-      const fd = openSync(lock, 'wx');
-      writeFileSync(fd, String(process.pid));
-      closeSync(fd);
-      return;
-    } catch (error) {
-      if (error.code !== 'EEXIST') throw error;
+  // Written first and linked then: a lock is never seen without its holder.
+  const mine = `${lock}.${process.pid}`;
+  writeFileSync(mine, String(process.pid));
+  try {
+    for (;;) {
+      try {
+        linkSync(mine, lock);
+        return;
+      } catch (error) {
+        if (error.code !== 'EEXIST') throw error;
+      }
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 200);
+      try {
+        process.kill(Number(readFileSync(lock, 'utf8')), 0);
+      } catch (error) {
+        if (error.code === 'ESRCH') rmSync(lock, { force: true });
+      }
     }
-    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 200);
-    try {
-      const holder = Number(readFileSync(lock, 'utf8'));
-      if (holder > 0) process.kill(holder, 0);
-    } catch (error) {
-      if (error.code === 'ESRCH') rmSync(lock, { force: true });
-    }
+  } finally {
+    rmSync(mine, { force: true });
   }
 }
 

@@ -68,7 +68,7 @@ export class KvmError extends Error {
   override readonly name = 'KvmError';
   /** Such as EINVAL. */
   readonly code: string;
-  readonly remedy?: string;
+  declare readonly remedy?: string;
 
   /**
    * @param call the ioctl's or function's name, such as KVM_CREATE_VM

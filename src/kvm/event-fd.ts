@@ -42,10 +42,6 @@ export class EventFd {
     return this.#file.fd;
   }
 
-  get handle(): Handle<'eventfd'> {
-    return this.#file.handle;
-  }
-
   /** Adds to the counter; a counter that is full stays as it is. Without an argument nothing is allocated. */
   signal(count?: bigint): void {
     if (count === undefined) this.#signalOnce();

@@ -116,7 +116,7 @@ export class VcpuFd {
     this.#ioctls.buffer('KVM_SET_SREGS', abi.KVM_SET_SREGS, encodeSregs(sregs, bytes));
   }
 
-  /** KVM API 4.22. */
+  /** KVM API 4.22. The kernel leaves `mxcsr` 0 here; getXsave() has it. */
   getFpu(): Fpu {
     return abi.kvmFpu.decode(this.#ioctls.filled('KVM_GET_FPU', abi.KVM_GET_FPU, abi.kvmFpu.size));
   }
@@ -187,7 +187,7 @@ export class VcpuFd {
     );
   }
 
-  /** KVM API 4.31: exceptions, interrupts and NMIs under way. */
+  /** KVM API 4.31: exceptions, interrupts and NMIs under way. #BP and #OF, being software's, read as not injected. */
   getVcpuEvents(): VcpuEvents {
     const bytes = this.#ioctls.filled('KVM_GET_VCPU_EVENTS', abi.KVM_GET_VCPU_EVENTS, abi.kvmVcpuEvents.size);
     return decodeVcpuEvents(bytes);
@@ -210,7 +210,7 @@ export class VcpuFd {
     this.#ioctls.buffer('KVM_SET_DEBUGREGS', abi.KVM_SET_DEBUGREGS, bytes);
   }
 
-  /** KVM API 4.47: what CPUID tells the guest. Before the first KVM_RUN. */
+  /** KVM API 4.20: what CPUID tells the guest. Before the first KVM_RUN. */
   setCpuid2(entries: readonly CpuidEntry[]): void {
     this.#ioctls.buffer('KVM_SET_CPUID2', abi.KVM_SET_CPUID2, encodeCpuid(entries));
   }
@@ -274,7 +274,7 @@ export class VcpuFd {
     checked(this.#native.setSignalMask(this.#ioctls.handle, set), 'KVM_SET_SIGNAL_MASK', this.#ioctls.name);
   }
 
-  /** KVM API 4.69: tells the guest that it was paused, so that its watchdogs stay quiet. EINVAL without kvmclock. */
+  /** KVM API 4.70: tells the guest that it was paused, so that its watchdogs stay quiet. EINVAL without kvmclock. */
   kvmclockCtrl(): void {
     this.#ioctls.integer('KVM_KVMCLOCK_CTRL', abi.KVM_KVMCLOCK_CTRL);
   }

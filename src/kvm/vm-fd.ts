@@ -191,7 +191,7 @@ export class VmFd {
     this.#ioctls.buffer('KVM_IRQ_LINE', abi.KVM_IRQ_LINE, bytes);
   }
 
-  /** KVM API 4.70. Returns false when the guest blocked the MSI. */
+  /** KVM API 4.71. Returns false when the guest blocked the MSI. */
   signalMsi({ address, data }: { readonly address: bigint; readonly data: number }): boolean {
     const bytes = abi.kvmMsi.encode({
       address_lo: Number(address & 0xffff_ffffn),
