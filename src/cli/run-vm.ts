@@ -20,7 +20,7 @@ import {
 } from './guest-streams.js';
 import { openReportFile, type ReportFile } from './report-file.js';
 import type { RunRequest } from './run-options.js';
-import { describeError, say } from './sentence.js';
+import { describeError, printable, say } from './sentence.js';
 import { dieOf, signalStatus, watchSignals, type EndingSignal } from './signals.js';
 import { terminalSize } from './terminal.js';
 import { UsageError } from './usage-error.js';
@@ -125,6 +125,8 @@ async function runToEnd(
   connections.push(...connect(vm, request, consoleFile, events));
   const timer = request.timeoutMs === undefined ? undefined : setTimeout(() => stop('timeout'), request.timeoutMs);
   await vm.start();
+  if (request.verbose === true)
+    say(`the VM was started with the command line: ${printable(vm.report().kernel.cmdline)}`);
   const outcome = await vm.outcome;
   await drain(connections, outcome);
   clearTimeout(timer);
