@@ -1,6 +1,7 @@
 // Instructions as text, for reports. The disassembler is loaded at the first use: a run that needs no report has no
 // part of it in memory. AT&T syntax, as in the kernel's own oops messages, objdump and the lessons' sources.
 import { createRequire } from 'node:module';
+import type * as Iced from 'iced-x86';
 
 export interface DisassembledInstruction {
   /** RIP of the instruction as a hexadecimal number. */
@@ -23,7 +24,7 @@ export function disassemble(
 ): DisassembledInstruction[] {
   const { Decoder, DecoderOptions, Formatter, FormatterSyntax } = createRequire(import.meta.url)(
     'iced-x86',
-  ) as typeof import('iced-x86');
+  ) as typeof Iced;
   const decoder = new Decoder(codeBits, bytes, DecoderOptions.None);
   const formatter = new Formatter(FormatterSyntax.Gas);
   const rows: DisassembledInstruction[] = [];

@@ -67,8 +67,12 @@ describe.skipIf(noKvm)('syscall', () => {
       ...wrmsr(0xc000_0082, LSTAR, 0),
       ...mov(1, USER_CODE),
       // mov $0x3202,%r11d; sysretq
-      ...[0x41, 0xbb, ...le32(0x3202)],
-      ...[0x48, 0x0f, 0x07],
+      0x41,
+      0xbb,
+      ...le32(0x3202),
+      0x48,
+      0x0f,
+      0x07,
     ];
     guest.prepare({ mode: 'long', cpl: 0, code });
     guest.memory.write(USER_CODE, Uint8Array.from([...user, ...DONE, 0xeb, 0xfe]));
@@ -76,25 +80,28 @@ describe.skipIf(noKvm)('syscall', () => {
     guest.memory.write(
       PAGE_FAULT_HANDLER,
       // addq $8,8(%rsp); inc %r13; add $8,%rsp; iretq
-      Uint8Array.from([
-        ...first,
-        ...[0x48, 0x83, 0x44, 0x24, 8, 8],
-        ...[0x49, 0xff, 0xc5],
-        ...[0x48, 0x83, 0xc4, 8],
-        0x48,
-        0xcf,
-      ]),
+      Uint8Array.from([...first, 0x48, 0x83, 0x44, 0x24, 8, 8, 0x49, 0xff, 0xc5, 0x48, 0x83, 0xc4, 8, 0x48, 0xcf]),
     );
     guest.memory.writeU32(MICRO_IDT + 14 * 16, (MICRO_SELECTOR.kernelCode << 16) | PAGE_FAULT_HANDLER);
   }
 
   /** ROUNDS times: syscall, then a load from a page that is not there. */
   const loop = [
-    ...[0x41, 0xbf, ...le32(ROUNDS)], // mov $ROUNDS,%r15d
-    ...[0x0f, 0x05], // 1: syscall
-    ...[0x48, 0x8b, 0x04, 0x25, ...le32(0x7000_0000)], // mov 0x70000000,%rax
-    ...[0x41, 0xff, 0xcf], // dec %r15d
-    ...[0x75, 0xf1], // jnz 1b
+    0x41,
+    0xbf,
+    ...le32(ROUNDS), // mov $ROUNDS,%r15d
+    0x0f,
+    0x05, // 1: syscall
+    0x48,
+    0x8b,
+    0x04,
+    0x25,
+    ...le32(0x7000_0000), // mov 0x70000000,%rax
+    0x41,
+    0xff,
+    0xcf, // dec %r15d
+    0x75,
+    0xf1, // jnz 1b
   ];
   /** inc %r14; sysretq */
   const countingEntry = [0x49, 0xff, 0xc6, 0x48, 0x0f, 0x07];

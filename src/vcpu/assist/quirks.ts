@@ -149,8 +149,7 @@ export const QUIRKS: readonly Quirk[] = [
     kernelOptions: [],
     inRun: false,
     probe(guest) {
-      guest.prepare({ mode: 'long', cpl: 3, code: [0xcd, 0x80] });
-      const outcome = guest.run();
+      const outcome = guest.attempt({ mode: 'long', cpl: 3, code: [0xcd, 0x80] });
       return { present: !isVector(outcome, 0x80), evidence: describe(outcome) };
     },
   },
@@ -175,7 +174,7 @@ export const QUIRKS: readonly Quirk[] = [
   },
   {
     id: 'user-single-step',
-    symptom: 'KVM_GUESTDBG_SINGLESTEP is passed over at CPL 3',
+    symptom: 'KVM_GUESTDBG_SINGLESTEP at CPL 3 reaches the guest as #DB instead of making an exit',
     remedy: 'none; step with breakpoints in the guest',
     kernelOptions: [],
     inRun: false,
@@ -189,8 +188,8 @@ export const QUIRKS: readonly Quirk[] = [
     inRun: false,
     probe(guest) {
       // KVM_HC_VAPIC_POLL_IRQ, which does nothing but return 0.
-      guest.prepare({ mode: 'long', cpl: 0, code: [0x0f, 0x01, 0xc1], regs: { rax: 1n } });
-      const outcome = guest.run();
+      const program = { mode: 'long', cpl: 0, code: [0x0f, 0x01, 0xc1], regs: { rax: 1n } } as const;
+      const outcome = guest.attempt(program, undefined, 2);
       return { present: outcome.kind === 'spins', evidence: describe(outcome) };
     },
   },
@@ -200,8 +199,7 @@ function emulationFails(guest: MicroGuest, code: readonly number[], modes: reado
   const evidence: string[] = [];
   for (const mode of modes) {
     guest.memory.fill(MICRO_DATA, 0x1000);
-    guest.prepare({ mode, cpl: 0, code });
-    const outcome = guest.run();
+    const outcome = guest.attempt({ mode, cpl: 0, code });
     evidence.push(`${mode} mode: ${describe(outcome)}`);
     if (outcome.kind === 'emulation-failure') return { present: true, evidence: evidence.join('; ') };
   }
@@ -211,27 +209,26 @@ function emulationFails(guest: MicroGuest, code: readonly number[], modes: reado
 /** The entry lies where CPL 3 may not fetch: only a `syscall` that really enters CPL 0 reaches its end. */
 function probeSyscall(guest: MicroGuest): ProbeResult {
   const lstar = MICRO_KERNEL_ALIAS + MICRO_SECOND_CODE;
-  guest.prepare({ mode: 'long', cpl: 3, code: [0x0f, 0x05] });
-  // out %al, $DONE; jmp .
-  guest.memory.write(MICRO_SECOND_CODE, Uint8Array.of(0xe6, 0xff, 0xeb, 0xfe));
-  guest.vcpu.setMsrs([
-    { index: MSR_LSTAR, data: BigInt(lstar) },
-    { index: MSR_STAR, data: BigInt(MICRO_SELECTOR.kernelCode) << 32n },
-    { index: MSR_SYSCALL_MASK, data: 0x3000n },
-  ]);
-  const outcome = guest.run();
+  const outcome = guest.attempt({ mode: 'long', cpl: 3, code: [0x0f, 0x05] }, () => {
+    // out %al, $DONE; jmp .
+    guest.memory.write(MICRO_SECOND_CODE, Uint8Array.of(0xe6, 0xff, 0xeb, 0xfe));
+    guest.vcpu.setMsrs([
+      { index: MSR_LSTAR, data: BigInt(lstar) },
+      { index: MSR_STAR, data: BigInt(MICRO_SELECTOR.kernelCode) << 32n },
+      { index: MSR_SYSCALL_MASK, data: 0x3000n },
+    ]);
+  });
   const present = isVector(outcome, 14) && outcome.kind === 'vector' && outcome.rip === BigInt(lstar);
   return { present, evidence: describe(outcome) };
 }
 
 function probeCpuidMasking(guest: MicroGuest): ProbeResult {
-  guest.prepare({
+  const outcome = guest.attempt({
     mode: 'long',
     cpl: 0,
     // mov $1,%eax; cpuid; mov %ecx,%esi; mov $7,%eax; xor %ecx,%ecx; cpuid
     code: [0xb8, 1, 0, 0, 0, 0x0f, 0xa2, 0x89, 0xce, 0xb8, 7, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2],
   });
-  const outcome = guest.run();
   if (outcome.kind !== 'done') return { present: false, evidence: describe(outcome) };
   const { rsi, rbx } = guest.vcpu.getRegs();
   const seen1 = Number(rsi & 0xffff_ffffn);
@@ -243,9 +240,7 @@ function probeCpuidMasking(guest: MicroGuest): ProbeResult {
 }
 
 function debugExits(guest: MicroGuest, cpl: 0 | 3, debug: { control: number; debugreg?: bigint[] }): ProbeResult {
-  guest.prepare({ mode: 'long', cpl, code: [0x90, 0x90, 0x90] });
-  guest.vcpu.setGuestDebug(debug);
-  const outcome = guest.run();
+  const outcome = guest.attempt({ mode: 'long', cpl, code: [0x90, 0x90, 0x90] }, () => guest.vcpu.setGuestDebug(debug));
   guest.vcpu.setGuestDebug({ control: 0 });
   return { present: outcome.kind !== 'debug', evidence: describe(outcome) };
 }

@@ -83,7 +83,10 @@ const SUGGESTIONS: readonly SuggestionRow[] = [
 
 /** The command-line option that keeps a Linux guest away from this instruction, with the reason. */
 export function suggestionFor(bytes: Uint8Array, codeBits: 16 | 32 | 64): string | undefined {
-  const instruction = decode(bytes, codeBits, (opcode) =>
+  // With zeros behind them: of a three-byte opcode the decoder takes the third byte for a ModRM that wants more.
+  const padded = new Uint8Array(bytes.length + 8);
+  padded.set(bytes);
+  const instruction = decode(padded, codeBits, (opcode) =>
     SUGGESTIONS.some((row) => row.opcodes.includes(opcode)) ? { hasModrm: true, immediate: 0 } : undefined,
   );
   const row =
