@@ -65,8 +65,8 @@ export class Field {
 /** Header words: the fingerprint of the layout (0 until sealed), then the bytes in use. */
 const FINGERPRINT = 0;
 const HEADER_BYTES = 8;
-/** Room for a machine with dozens of devices; the host commits only what is touched. */
-const DEFAULT_BYTES = 4 << 20;
+/** Room for a machine with two UARTs and dozens of small devices. Not more: the allocator may zero it by hand. */
+const DEFAULT_BYTES = 512 << 10;
 
 /**
  * Allocation is a matter of order only: every thread that builds the same board in the same order over the same

@@ -1,6 +1,6 @@
 // A machine's report: what `--report` writes and `vm.report()` gives. Plain JSON, all of it measured.
 import { EXIT_NAMES } from '../vcpu/observe/exit-names.js';
-import type { ExitStatistics} from '../vcpu/observe/statistics.js';
+import type { ExitStatistics } from '../vcpu/observe/statistics.js';
 import { type ExitReport } from '../vcpu/observe/statistics.js';
 import { reportAssists } from '../vcpu/assist/assist.js';
 import type { BootPlan } from '../boot/request.js';
@@ -42,7 +42,7 @@ export function reportVcpu(
     ports: ports.map((row) => ({ ...row, device: board.pio.rowAt(row.port)?.name ?? 'nobody' })),
     mmio: mmio.map((row) => ({
       ...row,
-      device: (row.address === undefined ? undefined : board.mmio.rowAt(row.address)?.name) ?? 'nobody',
+      device: board.mmio.rowAt(row.address)?.name ?? 'nobody',
     })),
     assists: reportAssists(assists),
   };

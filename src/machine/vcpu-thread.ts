@@ -2,7 +2,7 @@
 import { Worker } from 'node:worker_threads';
 import { kick } from '../kvm/kick.js';
 import type { VcpuCallArguments, VcpuCallName, VcpuCallResult } from '../vcpu/calls.js';
-import { COMMAND, CONTROL, CONTROL_WORDS } from '../vcpu/control.js';
+import { COMMAND, COMMAND_BITS, CONTROL, CONTROL_WORDS } from '../vcpu/control.js';
 import type { FromWorker, VcpuWorkerData } from '../vcpu/worker-protocol.js';
 
 /** How a vCPU thread ended: by a stop of the run loop, or by an error of the thread itself. */
@@ -54,7 +54,7 @@ export class VcpuThread {
         if (message.type === 'ready') {
           this.#token = message.token;
           isReady();
-        } else if (message.type === 'parked') this.#park();
+        } else if (message.type === 'parked') this.#park(message.command);
         else if (message.type === 'answer') this.#answer(message);
         else this.#end(() => resolve(message));
       });
@@ -124,7 +124,8 @@ export class VcpuThread {
   }
 
   #command(command: Command): void {
-    Atomics.store(this.#control, CONTROL.COMMAND, command);
+    const sequence = (Atomics.load(this.#control, CONTROL.COMMAND) >>> COMMAND_BITS) + 1;
+    Atomics.store(this.#control, CONTROL.COMMAND, (sequence << COMMAND_BITS) | command);
     this.#ring();
     // After the command: the worker clears immediate_exit first and reads the command then.
     if (this.#token !== undefined) kick(this.#token);
@@ -135,8 +136,9 @@ export class VcpuThread {
     Atomics.notify(this.#control, CONTROL.DOORBELL);
   }
 
-  #park(): void {
-    if (Atomics.load(this.#control, CONTROL.COMMAND) !== COMMAND.PARK) return;
+  #park(command: number): void {
+    // An answer to an earlier command says nothing about the present one.
+    if (Atomics.load(this.#control, CONTROL.COMMAND) !== command) return;
     this.#isParked = true;
     const waiting = this.#parked;
     this.#parked = [];

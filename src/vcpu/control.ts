@@ -3,7 +3,10 @@
 
 /** Index of each word in the block. */
 export const CONTROL = {
-  /** Owner → worker: one of COMMAND. Read after every kick, once immediate_exit was cleared. */
+  /**
+   * Owner → worker: one of COMMAND in the low bits, above them a number that grows with each command, so that RUN
+   * and PARK in quick succession are not taken for no change. Read after every kick, once immediate_exit was cleared.
+   */
   COMMAND: 0,
   /** Owner → worker: bumped after COMMAND or a message; a parked worker waits on it. */
   DOORBELL: 1,
@@ -16,6 +19,10 @@ export const CONTROL = {
 } as const;
 
 export const CONTROL_WORDS = 16;
+
+/** Bits of the command in its word. */
+export const COMMAND_BITS = 4;
+export const COMMAND_MASK = (1 << COMMAND_BITS) - 1;
 
 export const COMMAND = { PARK: 0, RUN: 1, STOP: 2, STOP_AND_CAPTURE: 3 } as const;
 

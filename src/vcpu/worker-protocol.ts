@@ -55,7 +55,8 @@ export interface ToWorker {
 
 export type FromWorker =
   | { readonly type: 'ready'; readonly token: number }
-  | { readonly type: 'parked' }
+  /** `command` is the word that was obeyed. */
+  | { readonly type: 'parked'; readonly command: number }
   | { readonly type: 'answer'; readonly id: number; readonly value?: unknown; readonly error?: string }
   | {
       readonly type: 'stopped';

@@ -4,7 +4,7 @@ import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_thread
 import { GuestMemory } from '../memory/guest-memory.js';
 import { VmFd } from '../kvm/vm-fd.js';
 import type { VcpuFd } from '../kvm/vcpu-fd.js';
-import { CONTROL, COMMAND, LIVENESS, type Liveness } from './control.js';
+import { CONTROL, COMMAND, COMMAND_MASK, LIVENESS, type Liveness } from './control.js';
 import { VCPU_CALLS, type VcpuCallName } from './calls.js';
 import { captureState } from './dump.js';
 import { assembleVcpu } from './assemble.js';
@@ -33,7 +33,7 @@ tell({ type: 'ready', token: fd.becomeRunner() });
 
 const stop = serve(vcpu, control);
 const failed = stop.kind !== 'kicked' && stop.kind !== 'pending';
-const capture = failed || Atomics.load(control, CONTROL.COMMAND) === COMMAND.STOP_AND_CAPTURE;
+const capture = failed || commandOf(control) === COMMAND.STOP_AND_CAPTURE;
 if (!failed) vcpu.completePending();
 tell({
   type: 'stopped',
@@ -45,7 +45,7 @@ tell({
 /** Obeys the command word until a stop: parks, runs, answers probes. */
 function serve(vcpu: Vcpu, control: Int32Array): VcpuStop {
   for (;;) {
-    const command = Atomics.load(control, CONTROL.COMMAND);
+    const command = commandOf(control);
     if (command === COMMAND.STOP || command === COMMAND.STOP_AND_CAPTURE) return { kind: 'kicked' };
     if (Atomics.exchange(control, CONTROL.PROBE, 0) === 1) {
       Atomics.store(control, CONTROL.LIVENESS, livenessOf(vcpu.fd));
@@ -62,18 +62,25 @@ function serve(vcpu: Vcpu, control: Int32Array): VcpuStop {
 /** Waits, and answers calls about the registers, until the command is no longer PARK. */
 function park(vcpu: Vcpu, control: Int32Array): void {
   vcpu.completePending();
-  tell({ type: 'parked' });
+  let told: number | undefined;
   for (;;) {
     // Loaded before the messages and the command are looked at: what comes after it ends the wait at once.
     const doorbell = Atomics.load(control, CONTROL.DOORBELL);
     for (let next = receive(); next !== undefined; next = receive()) answer(next);
-    if (Atomics.load(control, CONTROL.COMMAND) !== COMMAND.PARK) return;
+    const command = Atomics.load(control, CONTROL.COMMAND);
+    if ((command & COMMAND_MASK) !== COMMAND.PARK) return;
+    if (command !== told) tell({ type: 'parked', command });
+    told = command;
     Atomics.wait(control, CONTROL.DOORBELL, doorbell);
   }
 }
 
+function commandOf(control: Int32Array): number {
+  return Atomics.load(control, CONTROL.COMMAND) & COMMAND_MASK;
+}
+
 function receive(): ToWorker | undefined {
-  return (receiveMessageOnPort(port as NonNullable<typeof port>))?.message;
+  return receiveMessageOnPort(port as NonNullable<typeof port>)?.message;
 }
 
 function answer({ id, call, argument }: ToWorker): void {

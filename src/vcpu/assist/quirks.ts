@@ -116,6 +116,7 @@ export const QUIRKS: readonly Quirk[] = [
     'cmpxchg16b',
     [0xf0, 0x48, 0x0f, 0xc7, 0x0e],
     'the assist performs it, serialized with the other vCPUs',
+    [clear('cx16', 'the slab allocator then takes a lock, without an exit')],
   ),
   instruction('xsave', 'xsave', [0x0f, 0xae, 0x26], 'none; Linux must use fxsave', [
     clear('xsave', 'the kernel then saves the FPU with fxsave, which KVM has'),

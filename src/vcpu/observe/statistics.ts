@@ -3,22 +3,23 @@
 
 /** Reasons below this number have a cell of their own (KVM API 5, exit_reason; 41 are defined today). */
 export const EXIT_REASONS = 64;
-const PORTS = 65536;
-const MMIO_CELLS = 1024;
-const PORT_BASE = EXIT_REASONS;
-const MMIO_BASE = PORT_BASE + PORTS * 2;
-/** All MMIO addresses that found the table full share this cell. */
-const MMIO_OVERFLOW = MMIO_BASE + MMIO_CELLS;
-const CELLS = MMIO_OVERFLOW + 1;
-/** Cells of two doubles each, then the table of MMIO keys, then the totals. */
-const KEYS_AT = CELLS * 2;
-const TOTALS_AT = KEYS_AT + MMIO_CELLS;
+/** Cells for ports and addresses, by direction; found by hashing. A power of two. */
+const HASHED_CELLS = 2048;
+/** All ports and addresses that found the table full share this cell. */
+const OVERFLOW = EXIT_REASONS + HASHED_CELLS;
+/** Each cell is two doubles: count, cycles. Then the keys of the hashed cells, then the totals. */
+const KEYS_AT = (OVERFLOW + 1) * 2;
+const TOTALS_AT = KEYS_AT + HASHED_CELLS;
 const LENGTH = TOTALS_AT + 4;
 /** Totals: KVM_RUN calls, TSC cycles inside KVM_RUN, TSC stamp of the first entry, calls interrupted by a signal. */
 const ENTRIES = 0;
 const INSIDE = 1;
 const FIRST_ENTRY = 2;
 const INTERRUPTED = 3;
+/** A key is twice the port or address, plus the direction; addresses are above all ports. */
+const MMIO_KEYS = 2 * 0x1_0000;
+/** Most probes of a look-up: a guest that touches thousands of addresses costs no more than this. */
+const MOST_PROBES = 16;
 
 /** One row of a report. `cycles` is the TSC time from the exit to the next entry: what handling it cost here. */
 export interface ExitCount {
@@ -30,8 +31,7 @@ export interface PortExits extends ExitCount {
   readonly direction: 'in' | 'out';
 }
 export interface MmioExits extends ExitCount {
-  /** GPA, or undefined for the addresses that came when the table was full. */
-  readonly address: number | undefined;
+  readonly address: number;
   readonly direction: 'read' | 'write';
 }
 export interface ExitReport {
@@ -41,10 +41,12 @@ export interface ExitReport {
   readonly interrupted: number;
   /** TSC cycles spent inside KVM_RUN, in the guest and in the kernel. */
   readonly cyclesInside: number;
-  /** Exits by number of exit reason; PIO and MMIO are summed from their rows. */
+  /** Exits by number of exit reason; KVM_EXIT_IO and KVM_EXIT_MMIO are the sums of their rows. */
   readonly reasons: readonly (ExitCount & { readonly reason: number })[];
   readonly ports: readonly PortExits[];
   readonly mmio: readonly MmioExits[];
+  /** Port and MMIO exits that found the table of ports and addresses full. */
+  readonly others: ExitCount;
 }
 
 const KVM_EXIT_IO = 2;
@@ -54,12 +56,12 @@ const KVM_EXIT_MMIO = 6;
 export class ExitStatistics {
   readonly #cells: Float64Array;
   #lastKey = -1;
-  #lastCell = 0;
+  #lastCell = OVERFLOW;
   /** The cell of the exit being handled, whose time is known at the next entry. */
   #open = -1;
   #exitedAt = 0;
 
-  /** A zeroed buffer for one vCPU: about 2 MiB of address space, of which the host commits the pages in use. */
+  /** A zeroed buffer for one vCPU, about 50 KiB. */
   static allocate(): SharedArrayBuffer {
     return new SharedArrayBuffer(LENGTH * 8);
   }
@@ -91,18 +93,13 @@ export class ExitStatistics {
 
   /** @param direction 1 for out, 0 for in, as KVM numbers it */
   port(port: number, direction: number): void {
-    this.#count(PORT_BASE + port * 2 + direction);
+    this.#hashed(port * 2 + direction);
   }
 
   /** @param direction 1 for write, 0 for read, as KVM numbers it */
   mmio(address: number, direction: number): void {
-    // Doubled with the direction in the low bit; address < 2^52 holds on every x86.
-    const key = address * 2 + direction;
-    if (key !== this.#lastKey) {
-      this.#lastCell = this.#mmioCell(key);
-      this.#lastKey = key;
-    }
-    this.#count(this.#lastCell);
+    // No x86 has more than 52 bits of physical address, so a double holds the key exactly.
+    this.#hashed(MMIO_KEYS + address * 2 + direction);
   }
 
   /** KVM_RUN calls so far. Cheap: for a watcher that asks whether the vCPU still exits. */
@@ -117,21 +114,18 @@ export class ExitStatistics {
       cycles: cells[index * 2 + 1] as number,
     });
     const ports: PortExits[] = [];
-    for (let i = 0; i < PORTS * 2; i++) {
-      const row = cell(PORT_BASE + i);
-      if (row.count > 0) ports.push({ port: i >> 1, direction: (i & 1) === 1 ? 'out' : 'in', ...row });
-    }
     const mmio: MmioExits[] = [];
-    for (let i = 0; i <= MMIO_CELLS; i++) {
-      const row = cell(MMIO_BASE + i);
-      if (row.count === 0) continue;
-      const key = i < MMIO_CELLS ? (cells[KEYS_AT + i] as number) - 1 : undefined;
-      mmio.push({
-        address: key === undefined ? undefined : Math.floor(key / 2),
-        direction: key !== undefined && key % 2 === 1 ? 'write' : 'read',
-        ...row,
-      });
+    for (let slot = 0; slot < HASHED_CELLS; slot++) {
+      const stored = cells[KEYS_AT + slot] as number;
+      if (stored === 0) continue;
+      const key = stored - 1;
+      const row = cell(EXIT_REASONS + slot);
+      const isWrite = key % 2 === 1;
+      if (key < MMIO_KEYS) ports.push({ port: key >> 1, direction: isWrite ? 'out' : 'in', ...row });
+      else mmio.push({ address: Math.floor((key - MMIO_KEYS) / 2), direction: isWrite ? 'write' : 'read', ...row });
     }
+    ports.sort((a, b) => a.port - b.port);
+    mmio.sort((a, b) => a.address - b.address);
     const reasons: (ExitCount & { reason: number })[] = [];
     const summed: Readonly<Record<number, readonly ExitCount[]>> = { [KVM_EXIT_IO]: ports, [KVM_EXIT_MMIO]: mmio };
     for (let reason = 0; reason < EXIT_REASONS; reason++) {
@@ -145,6 +139,7 @@ export class ExitStatistics {
       reasons,
       ports,
       mmio,
+      others: cell(OVERFLOW),
     };
   }
 
@@ -154,20 +149,28 @@ export class ExitStatistics {
     this.#open = cell;
   }
 
+  #hashed(key: number): void {
+    if (key !== this.#lastKey) {
+      this.#lastCell = this.#find(key);
+      this.#lastKey = key;
+    }
+    this.#count(this.#lastCell);
+  }
+
   // Open addressing; a key is stored plus one, so that zero means a free slot.
-  #mmioCell(key: number): number {
+  #find(key: number): number {
     const cells = this.#cells;
-    let slot = (Math.floor(key / 2) ^ (key * 31)) & (MMIO_CELLS - 1);
-    for (let probe = 0; probe < MMIO_CELLS; probe++) {
+    let slot = (key ^ (key / 0x1000)) & (HASHED_CELLS - 1);
+    for (let probe = 0; probe < MOST_PROBES; probe++) {
       const stored = cells[KEYS_AT + slot];
-      if (stored === key + 1) return MMIO_BASE + slot;
+      if (stored === key + 1) return EXIT_REASONS + slot;
       if (stored === 0) {
         cells[KEYS_AT + slot] = key + 1;
-        return MMIO_BASE + slot;
+        return EXIT_REASONS + slot;
       }
-      slot = (slot + 1) & (MMIO_CELLS - 1);
+      slot = (slot + 1) & (HASHED_CELLS - 1);
     }
-    return MMIO_OVERFLOW;
+    return OVERFLOW;
   }
 }
 
