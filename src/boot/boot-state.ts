@@ -1,56 +1,17 @@
 // The registers in which the boot processor starts, as plain data, with the GDT and page tables that they point to.
 // Intel SDM vol. 3A §3.4 (segments), §4.5 (4-level paging), §9.1 (state after reset).
 import { BOOT_GDT, BOOT_IDT, BOOT_PML4, BOOT_STACK, PAGE_SIZE } from '../memory/layout.js';
+import {
+  REGISTERS,
+  type BootRegs,
+  type BootSregs,
+  type BootState,
+  type FlatMode,
+  type Segment,
+} from './boot-registers.js';
 import type { Blame, Placement } from './placement.js';
-import type { FlatMode } from './request.js';
 
-/** A segment register with its hidden part, fields as in `struct kvm_segment`. */
-export interface Segment {
-  readonly base: bigint;
-  readonly limit: number;
-  readonly selector: number;
-  readonly type: number;
-  readonly present: number;
-  readonly dpl: number;
-  readonly db: number;
-  readonly s: number;
-  readonly l: number;
-  readonly g: number;
-  readonly avl: number;
-  readonly unusable: number;
-}
-
-export interface DescriptorTable {
-  readonly base: bigint;
-  readonly limit: number;
-}
-
-/** General registers; those not named start as 0. */
-export type BootRegs = { readonly [name in (typeof REGISTERS)[number]]: bigint };
-
-/** Special registers; those not named keep their value after reset. */
-export interface BootSregs {
-  readonly cs: Segment;
-  readonly ds: Segment;
-  readonly es: Segment;
-  readonly fs: Segment;
-  readonly gs: Segment;
-  readonly ss: Segment;
-  readonly tr: Segment;
-  readonly ldt: Segment;
-  readonly gdt: DescriptorTable;
-  readonly idt: DescriptorTable;
-  readonly cr0: bigint;
-  readonly cr3: bigint;
-  readonly cr4: bigint;
-  readonly efer: bigint;
-}
-
-export interface BootState {
-  readonly mode: FlatMode;
-  readonly regs: BootRegs;
-  readonly sregs: BootSregs;
-}
+export type { BootRegs, BootSregs, BootState, Segment } from './boot-registers.js';
 
 /** What a loader decides about the registers. */
 export interface Entry {
@@ -94,27 +55,6 @@ const EFER_LME = 1n << 8n;
 const EFER_LMA = 1n << 10n;
 /** Bit 1 always reads as 1; interrupts are off. */
 const RFLAGS_FIXED = 2n;
-
-const REGISTERS = [
-  'rax',
-  'rbx',
-  'rcx',
-  'rdx',
-  'rsi',
-  'rdi',
-  'rsp',
-  'rbp',
-  'r8',
-  'r9',
-  'r10',
-  'r11',
-  'r12',
-  'r13',
-  'r14',
-  'r15',
-  'rip',
-  'rflags',
-] as const;
 
 const CLEARED = {
   ...(Object.fromEntries(REGISTERS.map((name) => [name, 0n])) as BootRegs),

@@ -13,6 +13,7 @@ import {
 } from './boot-params.js';
 import { BootError, hex } from './errors.js';
 import type { ImageFile } from './image-file.js';
+import { checkInitrd } from './initrd.js';
 import { INITRD_BOUNDS, type Load, placeCmdline, placeInitrd } from './loader.js';
 import type { Bounds } from './placement.js';
 
@@ -57,6 +58,7 @@ export function readBzImage(file: ImageFile): BzImage {
 export function bzImage({ header, page, payloadOffset, payloadSize }: BzImage): Load {
   return (context) => {
     const { kernel, placement } = context;
+    checkInitrd(context.initrd);
     placeBootParams(context, page);
     placeCmdline(context, header.cmdline_size);
     // A relocatable kernel loaded below its preferred address would move itself there anyway.

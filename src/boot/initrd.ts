@@ -4,7 +4,8 @@ import { BootError } from './errors.js';
 import type { ImageFile } from './image-file.js';
 
 /** @throws BootError for an initrd that is certainly cut off. One of a kind not known here is the kernel's affair. */
-export function checkInitrd(file: ImageFile): void {
+export function checkInitrd(file: ImageFile | undefined): void {
+  if (file === undefined) return;
   if (file.size < SMALLEST) throw truncated(file, `it has only ${file.size} bytes, fewer than any initrd`);
   const start = file.readStart(MAGIC_LENGTH);
   if (NEWC_MAGICS.includes(ascii(start))) return walkCpio(file);

@@ -3,6 +3,7 @@
 import { BOOT_FLAG, bootParams, HDRS, linuxEntry, LOADED_HIGH, placeBootParams } from './boot-params.js';
 import type { ElfImage } from './elf.js';
 import { BootError } from './errors.js';
+import { checkInitrd } from './initrd.js';
 import { INITRD_BOUNDS, LINUX_CMDLINE_SIZE, type Load, placeCmdline, placeInitrd, placeSegments } from './loader.js';
 
 /** Boot protocol that the header below speaks: the first with `kernel_info`, of Linux 5.5. */
@@ -25,6 +26,7 @@ export function linuxElf(elf: ElfImage): Load {
       loadflags: LOADED_HIGH,
       cmdline_size: LINUX_CMDLINE_SIZE,
     });
+    checkInitrd(context.initrd);
     placeBootParams(context, page);
     placeCmdline(context, LINUX_CMDLINE_SIZE);
     placeSegments(context, elf, elf.entry, 'e_entry');

@@ -8,7 +8,6 @@ import { ELF_MAGIC, isLinux, pvhEntry, readElf } from './elf.js';
 import { BootError } from './errors.js';
 import { flat, FLAT_MODES } from './flat.js';
 import { type FileSource, ImageFile } from './image-file.js';
-import { checkInitrd } from './initrd.js';
 import { linuxElf } from './linux-elf.js';
 import type { Load } from './loader.js';
 import { findMultiboot, multiboot, MULTIBOOT_SEARCH } from './multiboot.js';
@@ -52,7 +51,6 @@ function withPlan(ram: readonly AddressRange[], request: BootRequest, use: (plac
   using kernel = ImageFile.open(request.kernel, 'kernel');
   const { format, load } = identify(kernel, request.entry ?? 'auto', request.load);
   using initrd = request.initrd && ImageFile.open(request.initrd, 'initrd');
-  if (initrd && format !== 'multiboot') checkInitrd(initrd);
   const placement = new Placement(ram);
   const e820 = e820Map(ram);
   const entryState = load({ request, kernel, initrd, placement, e820 });

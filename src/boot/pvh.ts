@@ -6,6 +6,7 @@ import { bootState, placeBootTables } from './boot-state.js';
 import { type ElfImage, isLinux } from './elf.js';
 import { BootError } from './errors.js';
 import { placeFirmware } from './firmware.js';
+import { checkInitrd } from './initrd.js';
 import { INITRD_BOUNDS, LINUX_CMDLINE_SIZE, type Load, placeCmdline, placeInitrd, placeSegments } from './loader.js';
 
 /** "xEn3" with the 0x80 bit of the "E" set. */
@@ -39,6 +40,8 @@ export const hvmMemmapEntry = defineStruct('hvm_memmap_table_entry', 24, {
 export function pvh(elf: ElfImage, entry: number): Load {
   return (context) => {
     const { kernel, placement, e820 } = context;
+    // Other kernels may take any file as their module.
+    if (isLinux(elf)) checkInitrd(context.initrd);
     const blame = { file: kernel.name, field: 'p_paddr' };
     placeBootTables(placement, 'protected', blame);
     const rsdp = placeFirmware(context);

@@ -1,7 +1,7 @@
 // What a caller asks of the loaders, and what it gets back: the types at this folder's door.
 // Linux Documentation/arch/x86/boot.rst; KVM API 4.12 and 4.13 for the registers.
 import type { AddressRange } from '../memory/layout.js';
-import type { BootState } from './boot-state.js';
+import type { BootState, FlatMode } from './boot-registers.js';
 import type { E820Entry } from './e820.js';
 import type { FileSource } from './image-file.js';
 
@@ -10,7 +10,8 @@ import type { FileSource } from './image-file.js';
  * protocols that the file offers; `real`, `protected` and `long` take the file as a flat binary, whatever is in it.
  */
 export type EntryChoice = 'auto' | 'linux64' | 'pvh' | 'multiboot' | FlatMode;
-export type FlatMode = 'real' | 'protected' | 'long';
+
+export type { FlatMode } from './boot-registers.js';
 
 export type ImageFormat = 'elf-linux' | 'elf-pvh' | 'bzimage' | 'multiboot' | 'flat';
 

@@ -93,6 +93,12 @@ describe('the PVH entry', () => {
     expect(map).toEqual(plan.e820);
   });
 
+  it('looks into an initrd only for Linux: what another kernel takes as its module is its own affair', () => {
+    const initrd = { bytes: Uint8Array.of(1), name: 'rd' };
+    expect(startInfo(boot(kernel(pvhNote(START)), { initrd }).memory).modules).toBe(1);
+    expect(bootError(() => boot(kernel(BOTH_NOTES), { initrd, entry: 'pvh' })).file).toBe('rd');
+  });
+
   it('says that there is no module when there is none', () => {
     expect(startInfo(boot(kernel(pvhNote(START))).memory)).toMatchObject({ modules: 0, modlist: 0 });
   });
