@@ -1,6 +1,6 @@
 // The assist's decoder against a full disassembler: same length, same address, for any operand encoding.
 // Intel SDM vol. 2A §2.1, §2.2.1.
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { Decoder, DecoderOptions, Register, type Instruction } from 'iced-x86';
 import { describe, expect, it } from 'vitest';
 import { decode } from '../../../src/vcpu/assist/decode.js';
@@ -13,12 +13,25 @@ const RIP = 0xffff_ffff_8100_1000n;
 const SEGMENT_BASES: Readonly<Record<string, bigint>> = { fs: 0x7f12_3456_7000n, gs: 0xffff_8880_0010_0000n };
 const general = (number: number): bigint => BigInt.asUintN(64, 0x0123_4567_89ab_cdefn * BigInt(number + 3));
 
-/** Number in encodings from the disassembler's register of any width. */
-function numberOf(register: number): number {
-  for (const first of [Register.RAX, Register.EAX, Register.AX])
-    if (register >= first && register < first + 16) return register - first;
+/** The disassembler's enumeration as plain numbers, which can be counted through. */
+const code = (register: Register): number => register;
+
+/** First of sixteen registers of one width → the width. */
+const WIDTHS: ReadonlyMap<number, number> = new Map([
+  [code(Register.RAX), 64],
+  [code(Register.EAX), 32],
+  [code(Register.AX), 16],
+]);
+const NONE = code(Register.None);
+
+/** Number in encodings, and width, of the disassembler's register. */
+function describeRegister(register: number): { readonly number: number; readonly width: number } {
+  for (const [first, width] of WIDTHS)
+    if (register >= first && register < first + 16) return { number: register - first, width };
   throw new Error(`register ${register}`);
 }
+
+const numberOf = (register: number): number => describeRegister(register).number;
 
 describe('decode', () => {
   it('finds length, registers and linear address of any popcnt, as a full disassembler does', () => {
@@ -62,31 +75,22 @@ describe('decode', () => {
 });
 
 function addressOf(instruction: Instruction, codeBits: number): bigint {
-  const width = [Register.AX, Register.BX].includes(instruction.memoryBase) ? 16 : undefined;
-  const bits = width ?? addressBits(instruction);
-  const ripRelative = instruction.isIpRelMemoryOperand;
+  const [base, index] = [code(instruction.memoryBase), code(instruction.memoryIndex)];
+  const named = [base, index].filter((register) => register !== NONE);
   let effective = instruction.memoryDisplacement;
-  if (!ripRelative && instruction.memoryBase !== Register.None) effective += general(numberOf(instruction.memoryBase));
-  if (instruction.memoryIndex !== Register.None)
-    effective += general(numberOf(instruction.memoryIndex)) * BigInt(instruction.memoryIndexScale);
-  const segment = new Map<number, string>([
-    [Register.FS, 'fs'],
-    [Register.GS, 'gs'],
-  ]).get(instruction.memorySegment);
-  const base = segment === undefined ? 0n : (SEGMENT_BASES[segment] ?? 0n);
-  return BigInt.asUintN(codeBits === 64 ? 64 : 32, BigInt.asUintN(bits, effective) + base);
-}
-
-function addressBits(instruction: Instruction): number {
-  const registers = [instruction.memoryBase, instruction.memoryIndex].filter((register) => register !== Register.None);
-  for (const register of registers) {
-    if (register === Register.EIP) return 32;
-    if (register === Register.RIP) return 64;
-    if (register >= Register.RAX && register < Register.RAX + 16) return 64;
-    if (register >= Register.EAX && register < Register.EAX + 16) return 32;
-    if (register >= Register.AX && register < Register.AX + 16) return 16;
+  let bits = instruction.memoryDisplSize * 8;
+  if (instruction.isIpRelMemoryOperand) bits = base === code(Register.EIP) ? 32 : 64;
+  else {
+    for (const register of named) bits = describeRegister(register).width;
+    if (base !== NONE) effective += general(numberOf(base));
+    if (index !== NONE) effective += general(numberOf(index)) * BigInt(instruction.memoryIndexScale);
   }
-  return instruction.memoryDisplSize * 8;
+  const segment = new Map([
+    [code(Register.FS), 'fs'],
+    [code(Register.GS), 'gs'],
+  ]).get(code(instruction.memorySegment));
+  const segmentBase = segment === undefined ? 0n : (SEGMENT_BASES[segment] ?? 0n);
+  return BigInt.asUintN(codeBits === 64 ? 64 : 32, BigInt.asUintN(bits, effective) + segmentBase);
 }
 
 describe('suggestionFor', () => {
