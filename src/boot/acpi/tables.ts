@@ -197,16 +197,15 @@ interface Override {
   readonly flags: number;
 }
 
-/** MPS INTI flags (table 5.26): active high, edge- or level-triggered. */
+/** MPS INTI flags (table 5.26): active high, edge-triggered. */
 const ACTIVE_HIGH_EDGE = 0b0101;
-const ACTIVE_HIGH_LEVEL = 0b1101;
 
-// Where an ISA interrupt is not the GSI of the same number, or not edge-triggered. KVM's default GSI routing has
-// the PIT on pin 0, so its row appears only for a layout that moves it.
+// KVM's default GSI routing has the PIT on pin 0, so its row appears only for a layout that moves it. The SCI's row is
+// always there: without one it is level-triggered (ACPI 6.5 §5.2.9), and the pulse of an irqfd gets lost on a level pin.
 const OVERRIDES: readonly Override[] = [
-  { irq: 0, gsi: GSI.PIT, flags: ACTIVE_HIGH_EDGE },
-  { irq: GSI.SCI, gsi: GSI.SCI, flags: ACTIVE_HIGH_LEVEL },
-].filter(({ irq, gsi, flags }) => irq !== gsi || flags !== ACTIVE_HIGH_EDGE);
+  ...(GSI.PIT === 0 ? [] : [{ irq: 0, gsi: GSI.PIT, flags: ACTIVE_HIGH_EDGE }]),
+  { irq: GSI.SCI, gsi: GSI.SCI, flags: ACTIVE_HIGH_EDGE },
+];
 
 function madtTable(cpus: number): Uint8Array {
   const PCAT_COMPAT = 1;

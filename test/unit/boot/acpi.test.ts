@@ -79,14 +79,14 @@ describe('the tables', () => {
     expect(flags & (1 << 20)).toBe(0);
   });
 
-  it('MADT: a local APIC for each processor, the IOAPIC at GSI 0, the SCI level-triggered and active-high', () => {
+  it('MADT: a local APIC for each processor, the IOAPIC at GSI 0, the SCI edge-triggered and active-high', () => {
     const madt = bytesOf('APIC');
     const entries: number[][] = [];
     for (let at = 44; at < madt.length; at += madt[at + 1] ?? madt.length)
       entries.push([...madt.subarray(at, at + (madt[at + 1] ?? 0))]);
     expect(entries.filter(([type]) => type === 0)).toEqual([0, 1, 2, 3].map((id) => [0, 8, id, id, 1, 0, 0, 0]));
     expect(entries.filter(([type]) => type === 1)).toEqual([[1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]]);
-    expect(entries.filter(([type]) => type === 2)).toEqual([[2, 10, 0, 9, 9, 0, 0, 0, 0x0d, 0]]);
+    expect(entries.filter(([type]) => type === 2)).toEqual([[2, 10, 0, 9, 9, 0, 0, 0, 0x05, 0]]);
   });
 
   it('says so when there are more devices than room', () => {
