@@ -29,9 +29,9 @@ export type GuestFlavour = 'small' | 'stock';
 
 /** The command line for every host; what remedies one host's shortcomings is added elsewhere. */
 const CMDLINE: Readonly<Record<GuestFlavour, string>> = {
-  // rodata=off and retain_initrd leave out work that a guest of one boot gains nothing from: write-protecting the
-  // kernel, and overwriting and freeing the initramfs page by page.
-  small: 'console=ttyS0 reboot=k panic=-1 quiet random.trust_cpu=on rodata=off retain_initrd',
+  // retain_initrd leaves out work that a guest of one boot gains nothing from: overwriting and freeing the initramfs
+  // page by page.
+  small: 'console=ttyS0 reboot=k panic=-1 quiet random.trust_cpu=on retain_initrd',
   // No PS/2 devices are there to wait for.
   stock: 'console=ttyS0 reboot=k panic=-1 quiet random.trust_cpu=on i8042.noaux i8042.nokbd',
 };
