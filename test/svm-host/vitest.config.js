@@ -1,0 +1,17 @@
+// How the tests run on the SVM host (test/svm-host/suite): those whose outcome depends on the host's KVM, one file at a time.
+// A processor there is some ten times slower, so limits of time are ten times longer; no test asserts speed.
+import base from '../../vitest.config.js';
+
+export default {
+  test: {
+    ...base.test,
+    include: ['dist/test/{kvm,linux}/**/*.test.js'],
+    pool: 'forks',
+    maxWorkers: 1,
+    testTimeout: 600_000,
+    hookTimeout: 600_000,
+    cache: false,
+    // A test a line as it ends: a run takes minutes, and one that hangs must show where.
+    reporters: ['verbose', './dist/test/support/closing-line.js'],
+  },
+};
