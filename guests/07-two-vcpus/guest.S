@@ -4,7 +4,7 @@
         .intel_syntax noprefix
         .globl  start
 
-        .set    ROUNDS, 20000           # each processor adds this many ones to each counter
+        .set    ROUNDS, 100000          # each processor adds this many ones to each counter
         .set    COM1, 0x3f8
         .set    EXIT_PORT, 0xf4
 
@@ -97,7 +97,9 @@ work:   lock inc dword ptr [ready]
 
         mov     ecx, ROUNDS
 2:      lock inc dword ptr [locked]     # read, add and write as one, whatever others do
-        inc     dword ptr [unlocked]    # three steps: what the other one adds in between is lost
+        mov     eax, [unlocked]         # the same in three steps: what the other one adds in between is lost
+        inc     eax
+        mov     [unlocked], eax
         dec     ecx
         jnz     2b
 

@@ -74,6 +74,8 @@ const text = (what: string) =>
 const oneOf = <const T extends readonly string[]>(options: T) =>
   v.picklist(options, `must be one of ${options.join(', ')}`);
 
+const NAMED_TEXTS = 'must be an object that gives each name a text';
+
 /** Limits that the command line and the library share. */
 export const LIMITS = { memoryMiB: [1, 65536], cpus: [1, 32] } as const;
 
@@ -98,17 +100,23 @@ const schema = v.strictObject({
   exec: v.optional(
     v.strictObject({
       argv: v.pipe(v.array(text('an argument')), v.minLength(1, 'a command is needed')),
-      env: v.optional(v.record(text('a name'), text('a value'))),
+      env: v.optional(v.record(text('a name'), text('a value'), NAMED_TEXTS)),
       cwd: v.optional(text('the directory')),
     }),
   ),
   appendQuirkOptions: v.optional(v.boolean('must be true or false'), false),
-  milestones: v.optional(v.record(v.string(), v.string('must be a text')), {}),
-  signal: v.optional(v.instance(AbortSignal)),
+  milestones: v.optional(v.record(v.string(), v.string('must be a text'), NAMED_TEXTS), {}),
+  signal: v.optional(v.custom<AbortSignal>((value) => value instanceof AbortSignal, 'must be an AbortSignal')),
 });
 
 /** A configuration with its defaults filled in. */
 export type CompleteConfig = v.InferOutput<typeof schema>;
+
+/** An object's own issues: a field too many, one too few, or no object at all (valibot's word for what it expected). */
+function aboutObject(expected: string | null): string {
+  if (expected === 'never') return 'no such field; see VmConfig for those that exist';
+  return expected === 'Object' ? 'must be an object with named fields' : 'is missing';
+}
 
 /** Checks `config` and fills in the defaults. @throws ConfigError that names the field */
 export function completeConfig(config: VmConfig): CompleteConfig {
@@ -116,10 +124,7 @@ export function completeConfig(config: VmConfig): CompleteConfig {
   if (!result.success) {
     const [issue] = result.issues;
     const field = v.getDotPath(issue) ?? 'configuration';
-    throw new ConfigError(
-      field,
-      issue.type === 'strict_object' ? 'no such field; see VmConfig for those that exist' : issue.message,
-    );
+    throw new ConfigError(field, issue.type === 'strict_object' ? aboutObject(issue.expected) : issue.message);
   }
   if (result.output.load !== undefined && !['real', 'protected', 'long'].includes(result.output.entry))
     throw new ConfigError('load', 'an address goes with a flat binary only; add entry real, protected or long');

@@ -20,7 +20,7 @@ export class CoalescedRing {
   readonly #view: DataView;
 
   constructor(
-    vcpu: VcpuFd,
+    vcpu: { readonly run: Pick<VcpuFd['run'], 'u32' | 'view'> },
     private readonly lock: Int32Array,
     private readonly pio: ExitBus,
     private readonly mmio: ExitBus,

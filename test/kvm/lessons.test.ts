@@ -17,7 +17,8 @@ import type { TwoVcpusResult } from '../../guests/07-two-vcpus/vmm.js';
 import { noKvm } from '../support/kvm.js';
 
 const RUNNER = fileURLToPath(new URL('../../guests/lesson.js', import.meta.url));
-const LIMIT_MS = 30_000;
+/** Far more than they take, even where the whole host is emulated. */
+const LIMIT_MS = 110_000;
 
 interface Ended {
   readonly status: number;
@@ -37,24 +38,29 @@ function start(args: readonly string[], env: Readonly<Record<string, string>> = 
   });
 }
 
-/** Runs the lesson; bigints in its result are hexadecimal text. */
-async function lesson<T = Readonly<Record<string, unknown>>>(number: string): Promise<{ printed: string; result: T }> {
+/** What a lesson printed and found; bigints of its result are hexadecimal text. */
+interface Ran<T> {
+  readonly printed: string;
+  readonly result: T;
+}
+
+async function lesson(number: string): Promise<Ran<unknown>> {
   const { status, stdout, stderr } = await start([number, '--json']);
   expect(stderr).toBe('');
   expect(status).toBe(0);
-  return JSON.parse(stdout) as { printed: string; result: T };
+  return JSON.parse(stdout) as Ran<unknown>;
 }
 
-describe.skipIf(noKvm)('lessons', () => {
+describe.skipIf(noKvm)('lessons', { timeout: 120_000 }, () => {
   it('1: "a virtual machine of three instructions run once, and the register in which it left its result"', async () => {
-    const { printed, result } = await lesson<HaltResult>('1');
+    const { printed, result } = (await lesson('1')) as Ran<HaltResult>;
     // mov and add have three bytes each, hlt one.
     expect(result).toEqual({ exitReason: 5, ax: 42, rip: 0x1007 });
     expect(printed).toContain('KVM_EXIT_HLT');
   });
 
   it('2: "a line that the guest prints, letter by letter …, with a name in it that it read from the same port"', async () => {
-    const { printed, result } = await lesson<PortHelloResult>('2');
+    const { printed, result } = (await lesson('2')) as Ran<PortHelloResult>;
     expect(result.text).toBe('Hello from real mode, dear reader!\n');
     expect(printed).toBe(result.text);
     const bytes = (direction: string): number =>
@@ -69,7 +75,7 @@ describe.skipIf(noKvm)('lessons', () => {
   });
 
   it('3: "a guest use a device that multiplies, and one address where there is nothing at all"', async () => {
-    const { result } = await lesson<MmioResult>('3');
+    const { result } = (await lesson('3')) as Ran<MmioResult>;
     expect(result).toEqual({
       text: 'Written to memory that is not there.\n',
       factors: [6, 7],
@@ -105,7 +111,7 @@ describe.skipIf(noKvm)('lessons', () => {
   });
 
   it('6: "ten interrupts, and the time between them on the host\'s clock"', async () => {
-    const { printed, result } = await lesson<TimerResult>('6');
+    const { printed, result } = (await lesson('6')) as Ran<TimerResult>;
     expect(result.ticks).toBe(10);
     expect(result.vector).toBe(0x20);
     expect(result.intervals).toHaveLength(9);
@@ -115,13 +121,13 @@ describe.skipIf(noKvm)('lessons', () => {
   });
 
   it('7: "two processors count to the same number together …, and each of them report under its own APIC id"', async () => {
-    const { result } = await lesson<TwoVcpusResult>('7');
+    const { result } = (await lesson('7')) as Ran<TwoVcpusResult>;
     const ids = [...result.text.matchAll(/^The processor with APIC id (\d+) has counted\.$/gm)].map(([, id]) => id);
-    expect(ids.toSorted()).toEqual(['0', '1']);
+    expect(ids.toSorted((a, b) => Number(a) - Number(b))).toEqual(['0', '1']);
     const counters = /^With LOCK the counter is (\d+), without it (\d+)\.$/m.exec(result.text);
-    expect(Number(counters?.[1])).toBe(40_000);
+    expect(Number(counters?.[1])).toBe(200_000);
     expect(Number(counters?.[2])).toBeGreaterThan(0);
-    expect(Number(counters?.[2])).toBeLessThanOrEqual(40_000);
+    expect(Number(counters?.[2])).toBeLessThanOrEqual(200_000);
     expect(result.outcome).toEqual({ kind: 'debug-exit', value: 0 });
     // Both printed by themselves: an exit a byte, each on its own vCPU.
     const [boot = 0, application = 0] = result.serialExits;
@@ -130,7 +136,7 @@ describe.skipIf(noKvm)('lessons', () => {
   });
 });
 
-describe('the lesson runner', () => {
+describe('the lesson runner', { timeout: 120_000 }, () => {
   it('"lists them with their one-line summary" without an argument', async () => {
     const { status, stdout } = await start([]);
     expect(status).toBe(0);

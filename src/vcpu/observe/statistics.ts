@@ -16,8 +16,6 @@ const ENTRIES = 0;
 const INSIDE = 1;
 const FIRST_ENTRY = 2;
 const INTERRUPTED = 3;
-/** A key is twice the port or address, plus the direction; addresses are above all ports. */
-const MMIO_KEYS = 2 * 0x1_0000;
 /** Most probes of a look-up: a guest that touches thousands of addresses costs no more than this. */
 const MOST_PROBES = 16;
 
@@ -43,6 +41,7 @@ export interface ExitReport {
   readonly cyclesInside: number;
   /** Exits by number of exit reason; KVM_EXIT_IO and KVM_EXIT_MMIO are the sums of their rows. */
   readonly reasons: readonly (ExitCount & { readonly reason: number })[];
+  /** In ascending order, reads before writes. */
   readonly ports: readonly PortExits[];
   readonly mmio: readonly MmioExits[];
   /** Port and MMIO exits that found the table of ports and addresses full. */
@@ -55,7 +54,7 @@ const KVM_EXIT_MMIO = 6;
 /** One vCPU's statistics over a shared buffer. */
 export class ExitStatistics {
   readonly #cells: Float64Array;
-  #lastKey = -1;
+  #lastKey = 0;
   #lastCell = OVERFLOW;
   /** The cell of the exit being handled, whose time is known at the next entry. */
   #open = -1;
@@ -93,13 +92,13 @@ export class ExitStatistics {
 
   /** @param direction 1 for out, 0 for in, as KVM numbers it */
   port(port: number, direction: number): void {
-    this.#hashed(port * 2 + direction);
+    this.#hashed(-1 - (port * 2 + direction));
   }
 
   /** @param direction 1 for write, 0 for read, as KVM numbers it */
   mmio(address: number, direction: number): void {
     // No x86 has more than 52 bits of physical address, so a double holds the key exactly.
-    this.#hashed(MMIO_KEYS + address * 2 + direction);
+    this.#hashed(1 + (address * 2 + direction));
   }
 
   /** KVM_RUN calls so far. Cheap: for a watcher that asks whether the vCPU still exits. */
@@ -116,16 +115,16 @@ export class ExitStatistics {
     const ports: PortExits[] = [];
     const mmio: MmioExits[] = [];
     for (let slot = 0; slot < HASHED_CELLS; slot++) {
-      const stored = cells[KEYS_AT + slot] as number;
-      if (stored === 0) continue;
-      const key = stored - 1;
+      const key = cells[KEYS_AT + slot] as number;
+      if (key === 0) continue;
       const row = cell(EXIT_REASONS + slot);
-      const isWrite = key % 2 === 1;
-      if (key < MMIO_KEYS) ports.push({ port: key >> 1, direction: isWrite ? 'out' : 'in', ...row });
-      else mmio.push({ address: Math.floor((key - MMIO_KEYS) / 2), direction: isWrite ? 'write' : 'read', ...row });
+      const place = Math.abs(key) - 1;
+      const isWrite = place % 2 === 1;
+      if (key < 0) ports.push({ port: place >> 1, direction: isWrite ? 'out' : 'in', ...row });
+      else mmio.push({ address: Math.floor(place / 2), direction: isWrite ? 'write' : 'read', ...row });
     }
-    ports.sort((a, b) => a.port - b.port);
-    mmio.sort((a, b) => a.address - b.address);
+    ports.sort((a, b) => a.port - b.port || a.direction.localeCompare(b.direction));
+    mmio.sort((a, b) => a.address - b.address || a.direction.localeCompare(b.direction));
     const reasons: (ExitCount & { reason: number })[] = [];
     const summed: Readonly<Record<number, readonly ExitCount[]>> = { [KVM_EXIT_IO]: ports, [KVM_EXIT_MMIO]: mmio };
     for (let reason = 0; reason < EXIT_REASONS; reason++) {
@@ -157,15 +156,16 @@ export class ExitStatistics {
     this.#count(this.#lastCell);
   }
 
-  // Open addressing; a key is stored plus one, so that zero means a free slot.
+  // Open addressing. A key is twice the port or address plus the direction, plus one, so that zero means a free slot;
+  // a port's is negative.
   #find(key: number): number {
     const cells = this.#cells;
     let slot = (key ^ (key / 0x1000)) & (HASHED_CELLS - 1);
     for (let probe = 0; probe < MOST_PROBES; probe++) {
       const stored = cells[KEYS_AT + slot];
-      if (stored === key + 1) return EXIT_REASONS + slot;
+      if (stored === key) return EXIT_REASONS + slot;
       if (stored === 0) {
-        cells[KEYS_AT + slot] = key + 1;
+        cells[KEYS_AT + slot] = key;
         return EXIT_REASONS + slot;
       }
       slot = (slot + 1) & (HASHED_CELLS - 1);
