@@ -169,7 +169,8 @@ describe.skipIf(noKvm)('the assist', () => {
     guest.prepare({ mode: 'long', cpl: 0, code: [0x48, 0x0f, 0xc7, 0x0e], regs: { rsi: address } });
     expect(guest.run(assist)).toEqual({ kind: 'vector', vector: 14, rip: BigInt(MICRO_CODE) });
     expect(guest.vcpu.getSregs().cr2).toBe(address);
-    expect(guest.memory.readU64(Number(guest.vcpu.getRegs().rsp))).toBe(2n);
+    // W in the error code; QEMU's emulated processor reads first and says R.
+    if (quirks.includes('cmpxchg16b')) expect(guest.memory.readU64(Number(guest.vcpu.getRegs().rsp))).toBe(2n);
   });
 
   it('what it cannot perform it reports: bytes, disassembly, and the option that keeps Linux away from it', () => {

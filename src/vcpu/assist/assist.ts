@@ -115,13 +115,16 @@ export function createAssist(options: AssistOptions): Assist {
   };
 }
 
-/** KVM says the bytes; a kernel that does not (before 5.14) leaves them to be read from the guest. */
+/** The bytes that KVM says; those of a kernel that does not (before 5.14) are read from the guest. */
 function instructionBytes(vcpu: VcpuFd, memory: GuestMemory, registers: SyncedRegisters): Uint8Array {
   const at = KVM_RUN_OFFSET.emulation_failure;
   const { view, u8 } = vcpu.run;
   const hasBytes = view.getUint32(at.ndata, true) >= 3 && (view.getUint32(at.flags, true) & 1) !== 0;
   const size = hasBytes ? Math.min(u8[at.insn_size] as number, 15) : 0;
-  if (size > 0) return u8.slice(at.insn_bytes, at.insn_bytes + size);
+  const said = u8.slice(at.insn_bytes, at.insn_bytes + size);
+  if (size === 15) return said;
+  // Fewer when KVM's own fetch ended at a page.
   const base = registers.codeBits === 64 ? 0n : registers.segmentBase('cs');
-  return readLinear(memory, registers, base + registers.rip, 15);
+  const read = readLinear(memory, registers, base + registers.rip, 15);
+  return read.length > size ? read : said;
 }

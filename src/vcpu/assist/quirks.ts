@@ -73,6 +73,9 @@ function instruction(
 
 const clear = (feature: string, why: string): KernelOption => ({ option: { clearcpuid: feature }, why });
 
+/** Linux hands what it does not know itself to init as its environment; glibc then chooses functions without AVX. */
+const WITHOUT_AVX = 'GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-AVX_Fast_Unaligned_Load';
+
 export const QUIRKS: readonly Quirk[] = [
   {
     id: 'int3',
@@ -118,9 +121,16 @@ export const QUIRKS: readonly Quirk[] = [
     'the assist performs it, serialized with the other vCPUs',
     [clear('cx16', 'the slab allocator then takes a lock, without an exit')],
   ),
-  instruction('xsave', 'xsave', [0x0f, 0xae, 0x26], 'none; Linux must use fxsave', [
-    clear('xsave', 'the kernel then saves the FPU with fxsave, which KVM has'),
-  ]),
+  instruction(
+    'xsave',
+    'xsave',
+    [0x0f, 0xae, 0x26],
+    "none; Linux must use fxsave, and programs must not use AVX: its registers are then nobody's",
+    [
+      clear('xsave', 'the kernel then saves the FPU with fxsave, which KVM has'),
+      { option: WITHOUT_AVX, why: 'programs still see AVX, and a kernel without xsave mixes up their AVX registers' },
+    ],
+  ),
   instruction('xrstor', 'xrstor', [0x31, 0xc0, 0x31, 0xd2, 0x0f, 0xae, 0x2e], 'none; Linux must use fxrstor', [
     clear('xsave', 'the kernel then restores the FPU with fxrstor, which KVM has'),
   ]),

@@ -8,7 +8,7 @@ import type { VcpuFd } from '../../kvm/vcpu-fd.js';
 import type { VmFd } from '../../kvm/vm-fd.js';
 import { MSR_LSTAR, MSR_STAR, MSR_SYSCALL_MASK } from '../cpu-model/msr-index.js';
 import type { GuestDebug } from '../guest-debug.js';
-import { readLinear, translateLong } from '../paging.js';
+import { readLinear, translateLong, type PagingRegisters } from '../paging.js';
 import { stepRow, type StepRow } from './step-over.js';
 import { WORD, type SyncedRegisters } from './synced-registers.js';
 
@@ -75,7 +75,7 @@ export class SyscallRemedy {
     try {
       this.vcpu.setMsrs([{ index: MSR_LSTAR, data }]);
       this.#view.setUint8(KVM_RUN_OFFSET.msr.error, 0);
-      this.#follow(data);
+      this.#follow(data, this.registers);
     } catch (error) {
       // KVM refuses an address that is not canonical; so does the processor, with #GP.
       if (!(error instanceof KvmError)) throw error;
@@ -84,10 +84,12 @@ export class SyscallRemedy {
     return true;
   }
 
-  /** Takes LSTAR from the vCPU, after it was set from outside (a restored snapshot). The registers must be synced. */
+  /** Takes LSTAR and the IDT from the vCPU, after they were set from outside (a restored snapshot). */
   resume(): void {
     const [lstar] = this.vcpu.getMsrs([MSR_LSTAR]);
-    if (lstar !== undefined && lstar.data !== 0n) this.#follow(lstar.data);
+    const sregs = this.vcpu.getSregs();
+    if (lstar !== undefined && lstar.data !== 0n)
+      this.#follow(lstar.data, { ...sregs, idtBase: sregs.idt.base, idtLimit: sregs.idt.limit });
   }
 
   /** KVM_EXIT_DEBUG. `foreign`: not this remedy's breakpoint. */
@@ -101,11 +103,11 @@ export class SyscallRemedy {
     return 'page-fault';
   }
 
-  #follow(lstar: bigint): void {
+  #follow(lstar: bigint, registers: GateRegisters): void {
     this.#lstarLow = Number(lstar & 0xffff_ffffn);
     this.#lstarHigh = Number(lstar >> 32n);
     this.#selector = undefined;
-    const handler = this.#pageFaultHandler();
+    const handler = pageFaultHandler(this.memory, registers);
     if (handler === this.#handler) return;
     this.#handler = handler;
     this.#handlerLow = Number((handler ?? 0n) & 0xffff_ffffn);
@@ -116,17 +118,6 @@ export class SyscallRemedy {
   #arm(): void {
     const breakpoints = this.#handler === undefined ? [] : [{ address: this.#handler }];
     this.guestDebug.request('syscall-remedy', { breakpoints });
-  }
-
-  /** The offset in IDT entry 14. A kernel must have its #PF gate in place when it writes LSTAR, as Linux does. */
-  #pageFaultHandler(): bigint | undefined {
-    const { registers } = this;
-    if (registers.idtLimit < (PAGE_FAULT + 1) * GATE_SIZE - 1) return undefined;
-    const gate = readLinear(this.memory, registers, registers.idtBase + BigInt(PAGE_FAULT * GATE_SIZE), GATE_SIZE);
-    if (gate.length < GATE_SIZE || ((gate[5] as number) & 0x80) === 0) return undefined;
-    const view = new DataView(gate.buffer, gate.byteOffset, GATE_SIZE);
-    const low = BigInt(view.getUint16(0, true)) | (BigInt(view.getUint16(6, true)) << 16n);
-    return low | (BigInt(view.getUint32(8, true)) << 32n);
   }
 
   // A program that jumps to LSTAR by itself gains nothing: it enters as by `syscall`, with the flags masked.
@@ -220,4 +211,19 @@ export class SyscallRemedy {
     const isLa57 = ((words[WORD.cr4] as number) & CR4_LA57) !== 0;
     return translateLong(this.memory, isLa57, words[WORD.cr3] as number, words[WORD.cr3 + 1] as number, low, high);
   }
+}
+
+interface GateRegisters extends PagingRegisters {
+  readonly idtBase: bigint;
+  readonly idtLimit: number;
+}
+
+/** The offset in IDT entry 14. A kernel must have its #PF gate in place when it writes LSTAR, as Linux does. */
+function pageFaultHandler(memory: GuestMemory, registers: GateRegisters): bigint | undefined {
+  if (registers.idtLimit < (PAGE_FAULT + 1) * GATE_SIZE - 1) return undefined;
+  const gate = readLinear(memory, registers, registers.idtBase + BigInt(PAGE_FAULT * GATE_SIZE), GATE_SIZE);
+  if (gate.length < GATE_SIZE || ((gate[5] as number) & 0x80) === 0) return undefined;
+  const view = new DataView(gate.buffer, gate.byteOffset, GATE_SIZE);
+  const low = BigInt(view.getUint16(0, true)) | (BigInt(view.getUint16(6, true)) << 16n);
+  return low | (BigInt(view.getUint32(8, true)) << 32n);
 }
