@@ -413,7 +413,7 @@ static bool assist(void) {
   uint8_t rex = 0;
   uint64_t base = 0;
   size_t at = 0, operand = 0;
-  for (;; at++) {
+  for (; at < 8; at++) {
     if (code[at] == 0x64) base = run->s.regs.sregs.fs.base;
     else if (code[at] == 0x65) base = run->s.regs.sregs.gs.base;
     else if (code[at] != 0xf0 && code[at] != 0x2e && code[at] != 0x3e) break;
