@@ -1,7 +1,14 @@
 // A vCPU's registers inside struct kvm_run: read after an exit and changed before the next entry without any ioctl.
 // KVM API 5 (kvm_valid_regs, kvm_dirty_regs), 6.74 (KVM_CAP_SYNC_REGS).
 import type { PagingRegisters } from '../paging.js';
-import { kvmSregs, kvmVcpuEvents, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS } from '../../kvm/abi.js';
+import {
+  kvmSegment,
+  kvmSregs,
+  kvmVcpuEvents,
+  KVM_SYNC_X86_EVENTS,
+  KVM_SYNC_X86_REGS,
+  KVM_SYNC_X86_SREGS,
+} from '../../kvm/abi.js';
 import { KVM_RUN_OFFSET } from '../../kvm/kvm-run.js';
 import type { VcpuFd } from '../../kvm/vcpu-fd.js';
 
@@ -24,19 +31,11 @@ export const RBX = 3;
 export const SEGMENTS = ['cs', 'ds', 'es', 'fs', 'gs', 'ss'] as const;
 export type SegmentName = (typeof SEGMENTS)[number];
 
-/** Offsets inside struct kvm_segment. */
 const SEGMENT = {
-  base: 0,
-  limit: 8,
-  selector: 12,
-  type: 14,
-  present: 15,
-  dpl: 16,
-  db: 17,
-  s: 18,
-  l: 19,
-  g: 20,
-  avl: 21,
+  base: kvmSegment.rows.base[0],
+  dpl: kvmSegment.rows.dpl[0],
+  db: kvmSegment.rows.db[0],
+  l: kvmSegment.rows.l[0],
 };
 
 const EXCEPTION_INJECTED = EVENTS + kvmVcpuEvents.rows['exception.injected'][0];
@@ -145,25 +144,10 @@ export class SyncedRegisters implements PagingRegisters {
     return this.#bytes[cs + SEGMENT.db] === 0 ? 16 : 32;
   }
 
-  /** Loads the flat CS and SS of CPL 0 as `syscall` does (SDM vol. 2, SYSCALL). */
-  loadSyscallSegments(selector: number): void {
-    for (const [name, value, type, isCode] of [
-      ['cs', selector & 0xfffc, 11, 1],
-      ['ss', (selector & 0xfffc) + 8, 3, 0],
-    ] as const) {
-      const at = segmentAt(name);
-      this.#view.setBigUint64(at + SEGMENT.base, 0n, true);
-      this.#view.setUint32(at + SEGMENT.limit, 0xffff_ffff, true);
-      this.#view.setUint16(at + SEGMENT.selector, value, true);
-      const bytes = this.#bytes;
-      bytes[at + SEGMENT.type] = type;
-      bytes[at + SEGMENT.present] = 1;
-      bytes[at + SEGMENT.dpl] = 0;
-      bytes[at + SEGMENT.db] = 1 - isCode;
-      bytes[at + SEGMENT.s] = 1;
-      bytes[at + SEGMENT.l] = isCode;
-      bytes[at + SEGMENT.g] = 1;
-    }
+  /** Loads CS and SS from images that syscallSegment() made. */
+  loadSegments(cs: Uint32Array, ss: Uint32Array): void {
+    this.words.set(cs, segmentAt('cs') >> 2);
+    this.words.set(ss, segmentAt('ss') >> 2);
     this.touchSregs();
   }
 
@@ -210,4 +194,20 @@ export class SyncedRegisters implements PagingRegisters {
 
 function segmentAt(name: SegmentName): number {
   return SREGS + kvmSregs.rows[name][0];
+}
+
+/** struct kvm_segment as words: the flat CS or SS that `syscall` loads for CPL 0 (SDM vol. 2B, SYSCALL). */
+export function syscallSegment(name: 'cs' | 'ss', selector: number): Uint32Array {
+  const isCode = name === 'cs' ? 1 : 0;
+  const bytes = kvmSegment.encode({
+    limit: 0xffff_ffff,
+    selector,
+    type: isCode === 1 ? 11 : 3,
+    present: 1,
+    db: 1 - isCode,
+    s: 1,
+    l: isCode,
+    g: 1,
+  });
+  return new Uint32Array(bytes.buffer);
 }

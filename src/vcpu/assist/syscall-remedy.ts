@@ -10,7 +10,7 @@ import { MSR_LSTAR, MSR_STAR, MSR_SYSCALL_MASK } from '../cpu-model/msr-index.js
 import type { GuestDebug } from '../guest-debug.js';
 import { readLinear, translateLong, type PagingRegisters } from '../paging.js';
 import { stepRow, type StepRow } from './step-over.js';
-import { WORD, type SyncedRegisters } from './synced-registers.js';
+import { syscallSegment, WORD, type SyncedRegisters } from './synced-registers.js';
 
 /** Lets the guest's writes of LSTAR come to user space. Once per VM, before its vCPUs run. */
 export function armSyscallRemedy(vm: VmFd): void {
@@ -48,7 +48,7 @@ export class SyscallRemedy {
   #handlerLow = 0;
   #handlerHigh = 0;
   /** STAR and SFMASK are read at the first syscall after a write of LSTAR: a kernel may write them in any order. */
-  #selector: number | undefined;
+  #segments: { readonly cs: Uint32Array; readonly ss: Uint32Array } | undefined;
   #flagMask = 0;
   /** The handler's first instruction is being single-stepped, its breakpoint is off. */
   #isStepping = false;
@@ -106,7 +106,7 @@ export class SyscallRemedy {
   #follow(lstar: bigint, registers: GateRegisters): void {
     this.#lstarLow = Number(lstar & 0xffff_ffffn);
     this.#lstarHigh = Number(lstar >> 32n);
-    this.#selector = undefined;
+    this.#segments = undefined;
     const handler = pageFaultHandler(this.memory, registers);
     if (handler === this.#handler) return;
     this.#handler = handler;
@@ -155,7 +155,7 @@ export class SyscallRemedy {
 
   #load(rflags: number, rspLow: number, rspHigh: number): void {
     const words = this.#words;
-    const selector = (this.#selector ??= this.#readStar());
+    const { cs, ss } = (this.#segments ??= this.#readStar());
     words[WORD.rip] = this.#lstarLow;
     words[WORD.rip + 1] = this.#lstarHigh;
     words[WORD.rsp] = rspLow;
@@ -163,17 +163,17 @@ export class SyscallRemedy {
     // The fault set RF in its frame; `syscall` itself clears it.
     words[WORD.rflags] = rflags & ~RFLAGS_RF & ~this.#flagMask;
     this.registers.touchRegs();
-    this.registers.loadSyscallSegments(selector);
+    this.registers.loadSegments(cs, ss);
   }
 
-  /** @returns STAR[47:32], the selector of the kernel's CS */
-  #readStar(): number {
+  /** The kernel's CS from STAR[47:32], and its SS, the descriptor behind it. */
+  #readStar(): { readonly cs: Uint32Array; readonly ss: Uint32Array } {
     let selector = 0;
     for (const { index, data } of this.vcpu.getMsrs([MSR_STAR, MSR_SYSCALL_MASK])) {
-      if (index === MSR_STAR) selector = Number((data >> 32n) & 0xffffn);
+      if (index === MSR_STAR) selector = Number((data >> 32n) & 0xfffcn);
       else this.#flagMask = Number(data & 0xffff_ffffn);
     }
-    return selector;
+    return { cs: syscallSegment('cs', selector), ss: syscallSegment('ss', selector + 8) };
   }
 
   #stepOver(): void {
