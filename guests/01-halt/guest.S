@@ -1,5 +1,5 @@
 # Lesson 1: the smallest guest. It computes, and stops.
-# A vCPU after reset is in real mode: 16-bit code, no page tables, no descriptors (SDM vol. 3A §10.1).
+# A vCPU after reset is in real mode: 16-bit code, no page tables, no descriptors (SDM vol. 3A §9.1).
 
         .intel_syntax noprefix
         .code16

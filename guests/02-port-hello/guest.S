@@ -10,7 +10,7 @@
 
 start:
         xor     ax, ax
-        mov     ds, ax          # linear address = segment * 16 + offset (SDM vol. 3A §21.1.1)
+        mov     ds, ax          # linear address = segment * 16 + offset (SDM vol. 3A §20.1.1)
         mov     es, ax
         cld
         mov     dx, PORT

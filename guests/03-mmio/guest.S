@@ -1,5 +1,5 @@
 # Lesson 3: a guest that drives a device through its memory (MMIO).
-# The device's registers look like memory, but no RAM is there (SDM vol. 3A §12; the chipset decides who answers).
+# The device's registers look like memory, but no RAM is there (SDM vol. 3A §11; the chipset decides who answers).
 
         .intel_syntax noprefix
         .code16

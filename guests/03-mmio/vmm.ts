@@ -1,5 +1,5 @@
 // Lesson 3: a device of registers in memory. What is not backed by a memory slot exits with KVM_EXIT_MMIO.
-// KVM API 4.35 (memory slots), 5 (struct kvm_run, member mmio); Intel SDM vol. 3A §12.
+// KVM API 4.35 (memory slots), 5 (struct kvm_run, member mmio); Intel SDM vol. 3A §11.
 import { Bus, describeStop, GuestMemory, RegisterTable, System, Vcpu } from '../../src/index.js';
 import { assemble } from '../assemble.js';
 

@@ -1,5 +1,5 @@
 # Lesson 4: from real mode to protected mode.
-# SDM vol. 3A §3.4 (segments and descriptors), §10.9.1 (switching to protected mode).
+# SDM vol. 3A §3.4 (segments and descriptors), §9.9.1 (switching to protected mode).
 
         .intel_syntax noprefix
         .globl  start

@@ -1,5 +1,5 @@
 // Lesson 4: the VMM gives a processor in real mode, and the guest takes it to protected mode by itself.
-// KVM API 4.13 (KVM_GET_SREGS: the hidden parts of the segment registers); Intel SDM vol. 3A §3.4, §10.9.1.
+// KVM API 4.13 (KVM_GET_SREGS: the hidden parts of the segment registers); Intel SDM vol. 3A §3.4, §9.9.1.
 import { Bus, describeStop, GuestMemory, System, Vcpu } from '../../src/index.js';
 import { assemble } from '../assemble.js';
 

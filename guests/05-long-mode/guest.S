@@ -1,5 +1,5 @@
 # Lesson 5: from real mode to long mode, with page tables that the guest builds itself.
-# SDM vol. 3A §10.8.5 (initializing IA-32e mode), §4.5 (4-level paging: formats of CR3 and of the entries).
+# SDM vol. 3A §9.8.5 (initializing IA-32e mode), §4.5 (4-level paging: formats of CR3 and of the entries).
 
         .intel_syntax noprefix
         .globl  start

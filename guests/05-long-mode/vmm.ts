@@ -1,5 +1,5 @@
 // Lesson 5: a guest goes to long mode; the VMM says what processor it is, and walks the guest's page tables.
-// KVM API 4.20 (KVM_SET_CPUID2), 4.15 (KVM_TRANSLATE); Intel SDM vol. 3A §4.5 (4-level paging), §10.8.5.
+// KVM API 4.20 (KVM_SET_CPUID2), 4.15 (KVM_TRANSLATE); Intel SDM vol. 3A §4.5 (4-level paging), §9.8.5.
 import { Bus, describeStop, GuestMemory, System, Vcpu } from '../../src/index.js';
 import { assemble } from '../assemble.js';
 

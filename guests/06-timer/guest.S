@@ -1,5 +1,5 @@
 # Lesson 6: a timer interrupt. The local APIC counts, the IDT says who is called, HLT waits.
-# SDM vol. 3A §11.5.4 (APIC timer), §11.8.4 (end of interrupt), §6.10, §6.14 (IDT, 64-bit gates and frames).
+# SDM vol. 3A §10.5.4 (APIC timer), §10.8.5 (end of interrupt), §6.10, §6.14 (IDT, 64-bit gates and frames).
 
         .intel_syntax noprefix
         .globl  start
@@ -9,7 +9,7 @@
         .set    EXIT_PORT, 0xf4         # written at the end
 
         .set    VECTOR, 0x20            # 0 to 31 are the processor's own (SDM vol. 3A §6.3.1)
-        .set    APIC, 0xfee00000        # its registers, 32 bits each, 16 bytes apart (SDM vol. 3A §11.4.1)
+        .set    APIC, 0xfee00000        # its registers, 32 bits each, 16 bytes apart (SDM vol. 3A §10.4.1)
         .set    EOI, 0xb0
         .set    SPURIOUS, 0xf0
         .set    LVT_TIMER, 0x320

@@ -1,5 +1,5 @@
 // Lesson 6: interrupts. The kernel plays the interrupt controllers; the VMM asks for them once and never sees one.
-// KVM API 4.24 (KVM_CREATE_IRQCHIP), 4.57 (KVM_GET_LAPIC); Intel SDM vol. 3A §11 (APIC), §6 (interrupts).
+// KVM API 4.24 (KVM_CREATE_IRQCHIP), 4.57 (KVM_GET_LAPIC); Intel SDM vol. 3A §10 (APIC), §6 (interrupts).
 import { Bus, describeStop, GuestMemory, System, Vcpu } from '../../src/index.js';
 import { assemble } from '../assemble.js';
 

@@ -1,5 +1,5 @@
 # Lesson 7: two processors. One wakes the other, both count, and both say who they are.
-# SDM vol. 3A §9.4 (multiple-processor initialization), §11.6 (interprocessor interrupts), §9.1.2 (LOCK).
+# SDM vol. 3A §8.4 (multiple-processor initialization), §10.6 (interprocessor interrupts), §8.1.2 (LOCK).
 
         .intel_syntax noprefix
         .globl  start
@@ -116,7 +116,7 @@ work:   lock inc dword ptr [ready]
         call    print_number
         mov     esi, offset added
         call    print
-        mov     dword ptr [console_lock], 0     # a plain store releases it (SDM vol. 3A §9.2.2)
+        mov     dword ptr [console_lock], 0     # a plain store releases it (SDM vol. 3A §8.2.2)
         lock inc dword ptr [finished]
         ret
 

@@ -1,5 +1,5 @@
 // Lesson 7: two vCPUs, each a thread, and the machine layer that keeps them: createVm instead of KVM calls.
-// KVM API 4.7 (one thread per vCPU), 4.38 (KVM_GET_MP_STATE: waiting for INIT and SIPI); Intel SDM vol. 3A §9.4.
+// KVM API 4.7 (one thread per vCPU), 4.38 (KVM_GET_MP_STATE: waiting for INIT and SIPI); Intel SDM vol. 3A §8.4.
 import { createVm, type Outcome } from '../../src/index.js';
 import { assemble } from '../assemble.js';
 
