@@ -16,10 +16,8 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-const guest = (name: 'spin' | 'echo' | 'print', ...more: string[]): string[] => [
-  ...['run', '--kernel', join(folder, name), '--entry', 'real'],
-  ...more,
-];
+const guest = (name: 'spin' | 'echo' | 'print', ...more: string[]): string[] =>
+  ['run', '--kernel', join(folder, name), '--entry', 'real'].concat(more);
 
 const HINT = { wait: 'Ctrl-A h lists the keys' } as const;
 const RAW: Modes = { canonical: false, echo: false, signals: false, outputProcessing: false };

@@ -17,7 +17,7 @@ export interface Ended {
 export interface Running {
   readonly child: ChildProcess;
   /** Resolves when stderr or stdout holds `text`; rejects when the process ends before. */
-  seen(text: string): Promise<void>;
+  readonly seen: (text: string) => Promise<void>;
   readonly ended: Promise<Ended>;
 }
 

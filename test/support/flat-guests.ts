@@ -4,6 +4,9 @@
 /** Debug-exit with `value`, then spins. */
 const exitWith = (value: number): number[] => [0xb0, value, 0xe6, 0xf4, 0xeb, 0xfe];
 
+/** One array for each line of the source. */
+const assemble = (...lines: readonly (readonly number[])[]): Uint8Array => Uint8Array.from(lines.flat());
+
 /** jmp . */
 export const SPIN = Uint8Array.of(0xeb, 0xfe);
 
@@ -19,25 +22,25 @@ export const TRIPLE_FAULT = Uint8Array.of(0x0f, 0x0b);
 export const debugExit = (value: number): Uint8Array => Uint8Array.from(exitWith(value));
 
 /** Prints the bytes 0 to 255, each when the transmitter is empty, then debug-exit with 1. */
-export const PRINT_ALL = Uint8Array.of(
-  ...[0x31, 0xdb], // xor %bx,%bx
-  ...[0xba, 0xfd, 0x03], // 2: mov $0x3fd,%dx
-  ...[0xec, 0xa8, 0x20, 0x74, 0xfb], // 5: in %dx,%al; test $0x20,%al; jz 5
-  ...[0xba, 0xf8, 0x03], // mov $0x3f8,%dx
-  ...[0x88, 0xd8, 0xee], // mov %bl,%al; out %al,%dx
-  ...[0xfe, 0xc3, 0x75, 0xee], // inc %bl; jnz 2
-  ...exitWith(1),
+export const PRINT_ALL = assemble(
+  [0x31, 0xdb], // xor %bx,%bx
+  [0xba, 0xfd, 0x03], // 2: mov $0x3fd,%dx
+  [0xec, 0xa8, 0x20, 0x74, 0xfb], // 5: in %dx,%al; test $0x20,%al; jz 5
+  [0xba, 0xf8, 0x03], // mov $0x3f8,%dx
+  [0x88, 0xd8, 0xee], // mov %bl,%al; out %al,%dx
+  [0xfe, 0xc3, 0x75, 0xee], // inc %bl; jnz 2
+  exitWith(1),
 );
 
 /** The same without an end. */
 export const PRINT_FOREVER = PRINT_ALL.map((byte, i) => (i === 18 ? 0xeb : byte));
 
 /** Sends back what it receives until a `q` comes: then debug-exit with 5. */
-export const ECHO = Uint8Array.of(
-  ...[0xba, 0xfd, 0x03], // 0: mov $0x3fd,%dx
-  ...[0xec, 0xa8, 0x01, 0x74, 0xfb], // 3: in %dx,%al; test $1,%al; jz 3
-  ...[0xba, 0xf8, 0x03, 0xec], // mov $0x3f8,%dx; in %dx,%al
-  ...[0x3c, 0x71, 0x74, 0x03], // cmp $'q',%al; je 19
-  ...[0xee, 0xeb, 0xed], // out %al,%dx; jmp 0
-  ...exitWith(5),
+export const ECHO = assemble(
+  [0xba, 0xfd, 0x03], // 0: mov $0x3fd,%dx
+  [0xec, 0xa8, 0x01, 0x74, 0xfb], // 3: in %dx,%al; test $1,%al; jz 3
+  [0xba, 0xf8, 0x03, 0xec], // mov $0x3f8,%dx; in %dx,%al
+  [0x3c, 0x71, 0x74, 0x03], // cmp $'q',%al; je 19
+  [0xee, 0xeb, 0xed], // out %al,%dx; jmp 0
+  exitWith(5),
 );

@@ -1,0 +1,156 @@
+// `microvisor run` with the default guest: a shell on the terminal, and commands over the raw channel.
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { prepareGuest } from '../../guests/linux/prepare.js';
+import { groupMembers, microvisor, start } from '../support/cli.js';
+import { noKvm } from '../support/kvm.js';
+import { onTerminal } from '../support/pty.js';
+
+/** For one boot, and for whatever else the machine is busy with. */
+const BOOT_MS = 240_000;
+/** For the preparation of the guest, should nobody have done it yet. */
+const PREPARE_MS = 900_000;
+
+/** Bytes from the guest, and bytes to the guest and back: a serial line takes its time. */
+const PRINTED = 1 << 20;
+const ECHOED = 1 << 16;
+
+const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+
+let folder: string;
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'microvisor-linux-cli-'));
+  if (!noKvm) await prepareGuest({ flavour: 'small' });
+}, PREPARE_MS);
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+describe.skipIf(noKvm)('"With -- COMMAND… the default guest runs COMMAND"', () => {
+  test(
+    '"stdin with its end, stdout, stderr and status pass through, byte-exact for 1 MiB of random binary while the kernel prints"',
+    async () => {
+      const report = join(folder, 'bytes.json');
+      const input = randomBytes(ECHOED);
+      // The kernel's alerts go to its console whatever the log level; the noise ends with the guest.
+      const script = `
+        (while :; do echo "<1>noise" > /dev/kmsg; sleep 1; done) &
+        head -c ${PRINTED} /dev/urandom > /bytes; cat /bytes; sha256sum < /bytes >&2
+        cat; exit 7`;
+      const end = await microvisor(['run', '--report', report, '--', 'sh', '-c', script], { input });
+      const printed = end.stdout.subarray(0, PRINTED);
+      expect({ status: end.status, stderr: end.stderr }).toEqual({ status: 7, stderr: `${sha256(printed)}  -\n` });
+      expect(sha256(end.stdout.subarray(PRINTED))).toBe(sha256(input));
+      expect(JSON.parse(readFileSync(report, 'utf8'))).toMatchObject({
+        status: 7,
+        outcome: { kind: 'command', status: 7 },
+      });
+    },
+    2 * BOOT_MS,
+  );
+
+  test(
+    'arguments arrive as they were typed; --verbose: boot messages and our own words on stderr',
+    async () => {
+      const words = ['a b', '', '"q"', "it's", '$HOME', 'ä\n€', '-x', '--'];
+      const end = await microvisor(['run', '--verbose', '--', 'sh', '-c', 'printf "<%s>" "$@"', 'sh', ...words]);
+      expect(end.stdout.toString()).toBe(words.map((word) => `<${word}>`).join(''));
+      expect(end.status).toBe(0);
+      expect(end.stderr).toMatch(/^microvisor: /m);
+      expect(end.stderr).toMatch(/Linux version/);
+    },
+    BOOT_MS,
+  );
+
+  test(
+    'a command that is not there: 127, and somebody says so',
+    async () => {
+      const end = await microvisor(['run', '--', 'no-such-program', 'x']);
+      expect(end.status).toBe(127);
+      expect(end.stdout).toHaveLength(0);
+      expect(end.stderr).toMatch(/no-such-program/);
+    },
+    BOOT_MS,
+  );
+
+  test(
+    '"SIGINT/SIGTERM while a command runs: VM stopped, 128+n"; a command that dies of a signal has 128+n by itself',
+    async () => {
+      const { child, ended, seen } = start(['run', '--', 'sh', '-c', 'echo here; while :; do :; done']);
+      await seen('here');
+      child.kill('SIGINT');
+      expect(await ended).toMatchObject({ signal: 'SIGINT', stderr: '' });
+      expect(groupMembers(child.pid ?? 0)).toEqual([]);
+      const killed = await microvisor(['run', '--', 'sh', '-c', 'kill -9 $$']);
+      expect(killed.status).toBe(137);
+    },
+    2 * BOOT_MS,
+  );
+
+  test(
+    'a reader that has had enough: 141, as with other tools',
+    async () => {
+      const { child, ended } = start(['run', '--', 'yes']);
+      child.stdout?.once('data', () => child.stdout?.destroy());
+      expect(await ended).toMatchObject({ status: 141, stderr: '' });
+    },
+    BOOT_MS,
+  );
+
+  test(
+    '"no status from COMMAND": 125, with a reason; so for "a kernel panic seen"',
+    async () => {
+      const gone = await microvisor(['run', '--', 'poweroff', '-f']);
+      expect(gone.status).toBe(125);
+      expect(gone.stderr).toMatch(/^microvisor: the guest ended before its command did/m);
+      const panic = await microvisor(['run', '--append', 'rdinit=/none init=/none', '--', 'true']);
+      expect(panic.status).toBe(125);
+      expect(panic.stderr).toMatch(/^microvisor: .*panic/im);
+      expect(panic.stderr).toMatch(/vCPU 0: long mode/);
+    },
+    2 * BOOT_MS,
+  );
+});
+
+describe.skipIf(noKvm)('"leaves the user at a root shell on the terminal in raw mode"', () => {
+  test(
+    'a shell of the terminal’s size; "poweroff … in the guest ends it with status 0"',
+    async () => {
+      const report = join(folder, 'shell.json');
+      const end = await onTerminal(
+        ['run', '--report', report],
+        [
+          { wait: '~ # ' },
+          { modes: true },
+          { send: 'stty size; id -u\r' },
+          { wait: '33 99\r\n0\r\n' },
+          { send: 'sleep 100\r' },
+          { wait: 'sleep 100\r\n' },
+          { send: '\x03' },
+          { wait: '~ # ' },
+          { send: 'poweroff\r' },
+        ],
+        { rows: 33, columns: 99, seconds: BOOT_MS / 1000 },
+      );
+      expect(end.status).toBe(0);
+      expect(end.modes).toEqual([{ canonical: false, echo: false, signals: false, outputProcessing: false }]);
+      expect(end.after).toEqual(end.before);
+      expect(JSON.parse(readFileSync(report, 'utf8'))).toMatchObject({ status: 0, outcome: { kind: 'power-off' } });
+    },
+    BOOT_MS,
+  );
+
+  test(
+    '"or reboot", read from a pipe',
+    async () => {
+      const report = join(folder, 'reboot.json');
+      const { ended, child, seen } = start(['run', '--report', report]);
+      await seen('~ # ');
+      child.stdin?.end('reboot\n');
+      expect((await ended).status).toBe(0);
+      expect(JSON.parse(readFileSync(report, 'utf8'))).toMatchObject({ outcome: { kind: 'reset' } });
+    },
+    BOOT_MS,
+  );
+});
