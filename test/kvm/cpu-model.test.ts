@@ -104,28 +104,32 @@ describe.skipIf(noKvm)('a guest in long mode', () => {
     }
   });
 
-  it('guest debug composes what its users want, gives out four debug registers, and names the owner of a hit', () => {
-    guest.prepare({ mode: 'long', cpl: 0, code: [0x90, 0x90, 0x90, 0x90] });
-    const debug = new GuestDebug(guest.vcpu);
-    debug.request('debugger', { breakpoints: [{ address: BigInt(MICRO_CODE + 2) }] });
-    debug.request('syscall-remedy', { breakpoints: [{ address: BigInt(MICRO_CODE + 1) }] });
-    expect([debug.ownerOf(0), debug.ownerOf(1), debug.ownerOf(2)]).toEqual(['syscall-remedy', 'debugger', undefined]);
-    expect(runToExit(guest.vcpu)).toBe(KVM_EXIT_DEBUG);
-    expect(guest.vcpu.getRegs().rip).toBe(BigInt(MICRO_CODE + 1));
-    // Without RF, which the processor has set at the hit and which would let the next instruction pass.
-    guest.vcpu.setRegs({ rip: BigInt(MICRO_CODE + 2), rflags: 0x202n });
-    debug.request('syscall-remedy', {});
-    expect(debug.ownerOf(0)).toBe('debugger');
-    expect(runToExit(guest.vcpu)).toBe(KVM_EXIT_DEBUG);
-    expect(guest.vcpu.getRegs().rip).toBe(BigInt(MICRO_CODE + 2));
-    const five = Array.from({ length: 5 }, (_, i) => ({ address: BigInt(i) }));
-    expect(() => debug.request('debugger', { breakpoints: five })).toThrow(/4 hardware breakpoints, 5 are wanted/);
-    debug.request('debugger', { singleStep: true });
-    expect(runToExit(guest.vcpu)).toBe(KVM_EXIT_DEBUG);
-    expect(guest.vcpu.getRegs().rip).toBe(BigInt(MICRO_CODE + 3));
-    debug.request('debugger', {});
-    expect(guest.run()).toEqual({ kind: 'done' });
-  });
+  // QEMU's emulation of SVM does not arm the breakpoints of the VMCB's DR7.
+  it.skipIf(process.env['MICROVISOR_HOST'] === 'svm')(
+    'guest debug composes what its users want, gives out four debug registers, and names the owner of a hit',
+    () => {
+      guest.prepare({ mode: 'long', cpl: 0, code: [0x90, 0x90, 0x90, 0x90] });
+      const debug = new GuestDebug(guest.vcpu);
+      debug.request('debugger', { breakpoints: [{ address: BigInt(MICRO_CODE + 2) }] });
+      debug.request('syscall-remedy', { breakpoints: [{ address: BigInt(MICRO_CODE + 1) }] });
+      expect([debug.ownerOf(0), debug.ownerOf(1), debug.ownerOf(2)]).toEqual(['syscall-remedy', 'debugger', undefined]);
+      expect(runToExit(guest.vcpu)).toBe(KVM_EXIT_DEBUG);
+      expect(guest.vcpu.getRegs().rip).toBe(BigInt(MICRO_CODE + 1));
+      // Without RF, which the processor has set at the hit and which would let the next instruction pass.
+      guest.vcpu.setRegs({ rip: BigInt(MICRO_CODE + 2), rflags: 0x202n });
+      debug.request('syscall-remedy', {});
+      expect(debug.ownerOf(0)).toBe('debugger');
+      expect(runToExit(guest.vcpu)).toBe(KVM_EXIT_DEBUG);
+      expect(guest.vcpu.getRegs().rip).toBe(BigInt(MICRO_CODE + 2));
+      const five = Array.from({ length: 5 }, (_, i) => ({ address: BigInt(i) }));
+      expect(() => debug.request('debugger', { breakpoints: five })).toThrow(/4 hardware breakpoints, 5 are wanted/);
+      debug.request('debugger', { singleStep: true });
+      expect(runToExit(guest.vcpu)).toBe(KVM_EXIT_DEBUG);
+      expect(guest.vcpu.getRegs().rip).toBe(BigInt(MICRO_CODE + 3));
+      debug.request('debugger', {});
+      expect(guest.run()).toEqual({ kind: 'done' });
+    },
+  );
 
   it('the dump has mode, registers, disassembled code and the walk of RIP, as plain data and as lines', () => {
     guest.prepare({

@@ -92,7 +92,8 @@ describe.skipIf(noKvm)('machine', () => {
   test('a triple fault ends with its name and the registers', async () => {
     const outcome = await run(TRIPLE_FAULT, { entry: 'protected' });
     expect(failure(outcome)).toBe('triple-fault');
-    expect(outcome.kind === 'failed' && outcome.vcpus[0]).toMatchObject({ mode: 'protected' });
+    // On SVM the state after a shutdown is undefined, so KVM resets the vCPU before it tells us.
+    expect(['protected', 'real']).toContain(outcome.kind === 'failed' && outcome.vcpus[0]?.mode);
   });
 
   test('an AbortSignal stops the machine, also one that has aborted before', async () => {
