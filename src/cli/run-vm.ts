@@ -132,6 +132,7 @@ async function runToEnd(
   clearTimeout(timer);
   release(connections);
   if (outcome.kind === 'failed') await sayFailure(outcome, request);
+  if (outcome.kind === 'command' && outcome.message !== undefined) say(printable(outcome.message));
   if (broken === undefined) return exitStatus(outcome);
   if (isBrokenPipe(broken)) return SIGPIPE_STATUS;
   say(`the guest's output cannot be written (${broken.code ?? broken.message}); the VM was stopped`);

@@ -39,7 +39,10 @@ export function judge(evidence: Evidence): Outcome {
   if (cause.kind === 'event' && cause.event.kind === MACHINE_EVENT.DEBUG_EXIT)
     return { kind: 'debug-exit', value: cause.event.value };
   // A command that has ended has a status, however the guest went after it.
-  if (command !== undefined) return { kind: 'command', status: command.status };
+  if (command !== undefined) {
+    const { status, message } = command;
+    return { kind: 'command', status, ...(message === undefined ? {} : { message }) };
+  }
   if (cause.kind === 'stopped') return { kind: 'stopped', by: cause.by };
   if (cause.kind === 'device') return failed('device-failed', cause.message);
   if (panic !== undefined) return failed('kernel-panic', panic);

@@ -21,8 +21,8 @@ export type Outcome =
   | { readonly kind: 'reset' }
   /** A write of `value` to the debug-exit port. */
   | { readonly kind: 'debug-exit'; readonly value: number }
-  /** The command of a `run -- COMMAND` ended by itself, or by signal `status - 128`. */
-  | { readonly kind: 'command'; readonly status: number }
+  /** The command of a `run -- COMMAND` ended by itself, or by signal `status - 128`; `message`: why it could not run. */
+  | { readonly kind: 'command'; readonly status: number; readonly message?: string }
   /** `stop()` was called, with its reason when one was given. */
   | { readonly kind: 'stopped'; readonly by: 'host' | 'timeout' | 'abort' }
   | {
