@@ -112,10 +112,11 @@ describe.skipIf(noKvm)('lessons', { timeout: 120_000 }, () => {
 
   it('6: "ten interrupts, and the time between them on the host\'s clock"', async () => {
     const { printed, result } = (await lesson('6')) as Ran<TimerResult>;
-    expect(result.ticks).toBe(10);
+    // On a slow host the next one comes between IRETQ and CLI, as the README says.
+    expect(result.ticks).toBeGreaterThanOrEqual(10);
     expect(result.vector).toBe(0x20);
-    expect(result.intervals).toHaveLength(9);
-    for (let tick = 1; tick <= 10; tick++) expect(printed).toContain(`tick ${tick}\n`);
+    expect(result.intervals).toHaveLength(result.ticks - 1);
+    for (let tick = 1; tick <= result.ticks; tick++) expect(printed).toContain(`tick ${tick}\n`);
     // Ten periods cannot pass in less than nine, less what the first tick came late. Never an upper bound: speed.
     expect(result.intervals.reduce((sum, ms) => sum + ms)).toBeGreaterThan(5);
   });
