@@ -1,6 +1,6 @@
 // Puts a machine together from its configuration: checks, VM, memory, devices, vCPU threads, and the loaded image.
 // The only place that knows all parts. KVM API 4.2, 4.24, 4.35, 4.36, 4.40, 4.71 in the order that KVM wants.
-import { randomBytes } from 'node:crypto';
+import { closeSync, openSync, readSync } from 'node:fs';
 import { checkBoot, loadImage } from '../boot/load-image.js';
 import type { BootRequest } from '../boot/request.js';
 import { UartBack } from '../devices/legacy/uart16550-back.js';
@@ -11,7 +11,7 @@ import type { VmFd } from '../kvm/vm-fd.js';
 import { GuestMemory } from '../memory/guest-memory.js';
 import { KVM_IDENTITY_MAP, KVM_TSS, PORT } from '../memory/layout.js';
 import { allocateAssistCounters } from '../vcpu/assist/assist.js';
-import { kernelOptions, presentQuirks, probeQuirks } from '../vcpu/assist/probe.js';
+import { kernelOptions, presentQuirks } from '../vcpu/assist/probe.js';
 import { armSyscallRemedy } from '../vcpu/assist/syscall-remedy.js';
 import { ExitStatistics } from '../vcpu/observe/statistics.js';
 import { LOCK_WORDS } from '../vcpu/worker-protocol.js';
@@ -19,6 +19,7 @@ import { closeBoardFds, createBoard, createBoardFds, legacyDevices, type Board, 
 import { completeConfig, type CompleteConfig, type VmConfig } from './config.js';
 import { ConsoleLines } from './console-lines.js';
 import { ExecChannel } from './exec-channel.js';
+import { hostQuirks } from './host-quirks.js';
 import { Marks } from './marks.js';
 import { SerialInput, SerialOutput } from './serial-streams.js';
 import { VcpuThread } from './vcpu-thread.js';
@@ -39,7 +40,7 @@ export async function createVm(config: VmConfig): Promise<Vm> {
   const bytes = complete.memoryMiB * MIB;
   checkBoot(bytes, bootRequest(complete, ''));
   using system = System.open();
-  const probed = probeQuirks(system, { onlyForRun: true });
+  const probed = hostQuirks(system);
   const quirks = presentQuirks(probed);
   const quirkOptions = kernelOptions(probed);
   const request = bootRequest(complete, complete.appendQuirkOptions ? quirkOptions : '');
@@ -107,8 +108,20 @@ function bootRequest(config: CompleteConfig, quirkOptions: string): BootRequest 
     load,
     cpus,
     firmware,
-    rngSeed: new Uint8Array(randomBytes(RNG_SEED_BYTES)),
+    rngSeed: randomSeed(),
   };
+}
+
+// Not node:crypto: loading it takes longer than everything else about a seed.
+function randomSeed(): Uint8Array {
+  const seed = new Uint8Array(RNG_SEED_BYTES);
+  const fd = openSync('/dev/urandom', 'r');
+  try {
+    readSync(fd, seed);
+  } finally {
+    closeSync(fd);
+  }
+  return seed;
 }
 
 function createKvmVm(system: System, memory: GuestMemory): VmFd {
