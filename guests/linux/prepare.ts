@@ -29,9 +29,7 @@ export type GuestFlavour = 'small' | 'stock';
 
 /** The command line for every host; what remedies one host's shortcomings is added elsewhere. */
 const CMDLINE: Readonly<Record<GuestFlavour, string>> = {
-  // retain_initrd leaves out work that a guest of one boot gains nothing from: overwriting and freeing the initramfs
-  // page by page.
-  small: 'console=ttyS0 reboot=k panic=-1 quiet random.trust_cpu=on retain_initrd',
+  small: 'console=ttyS0 reboot=k panic=-1 quiet random.trust_cpu=on',
   // No PS/2 devices are there to wait for.
   stock: 'console=ttyS0 reboot=k panic=-1 quiet random.trust_cpu=on i8042.noaux i8042.nokbd',
 };
