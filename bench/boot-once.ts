@@ -1,6 +1,7 @@
 // One boot of the default guest in a process of its own, up to its first line of user space; a BootOnce as JSON.
 // bench/boot.ts starts it, so that process start, compilation and memory are those of a user's process.
-import { createVm } from '../src/index.js';
+// By the package's own name: what is measured is what a user of the package loads.
+import { createVm } from 'microvisor';
 import { guestResidentMiB, USER_SPACE_LINE, type BootOnce } from './boot-sample.js';
 
 const [kernel, initrd, cmdline] = process.argv.slice(2);

@@ -13,7 +13,10 @@ const output = join(build, 'Release', 'microvisor.node');
 const stamp = join(build, 'microvisor.stamp');
 const lock = join(build, 'microvisor.lock');
 
-/** Ends with one sentence: what is missing and what to do. */
+/**
+ * Ends with one sentence: what is missing and what to do.
+ * @returns {never}
+ */
 function refuse(sentence) {
   process.stderr.write(`microvisor: the native addon cannot be built: ${sentence}\n`);
   process.exit(1);

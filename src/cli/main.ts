@@ -28,7 +28,7 @@ const USAGE_STATUS = 2;
 const LEFTOVER_MS = 1000;
 
 function packageVersion(): string {
-  // Compiled files lie in dist/src/cli, three levels under the package.
+  // Compiled files lie in dist/src/cli and dist/bundle/cli, three levels under the package.
   const text = readFileSync(new URL('../../../package.json', import.meta.url), 'utf8');
   const { version }: { version?: unknown } = JSON.parse(text) as object;
   return String(version);

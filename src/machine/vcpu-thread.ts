@@ -1,4 +1,5 @@
 // The owner's handle of one vCPU thread: starts it, commands it, asks it about registers, and notices its end.
+import { readFileSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { kick } from '../kvm/kick.js';
 import type { VcpuCallArguments, VcpuCallName, VcpuCallResult } from '../vcpu/calls.js';
@@ -29,6 +30,7 @@ export class VcpuThread {
   #parked: (() => void)[] = [];
   #isParked = true;
   #token: number | undefined;
+  #threadId: number | undefined;
   #nextCall = 0;
 
   constructor(data: Omit<VcpuWorkerData, 'control'>) {
@@ -53,6 +55,7 @@ export class VcpuThread {
       this.#worker.on('message', (message: FromWorker) => {
         if (message.type === 'ready') {
           this.#token = message.token;
+          this.#threadId = message.threadId;
           isReady();
         } else if (message.type === 'parked') this.#park(message.command);
         else if (message.type === 'answer') this.#answer(message);
@@ -100,6 +103,16 @@ export class VcpuThread {
   probe(): void {
     Atomics.store(this.#control, CONTROL.PROBE, 1);
     if (this.#token !== undefined) kick(this.#token);
+  }
+
+  /** Processor time of the thread in nanoseconds; 0 before it is ready and once it is gone. */
+  get cpuNanoseconds(): number {
+    try {
+      // proc(5), schedstat: time on the processor, time waiting for one, timeslices.
+      return Number(readFileSync(`/proc/self/task/${this.#threadId}/schedstat`, 'latin1').split(' ')[0]);
+    } catch {
+      return 0;
+    }
   }
 
   get probes(): number {

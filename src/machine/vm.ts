@@ -158,22 +158,10 @@ export class Vm implements AsyncDisposable {
   }
 
   #run(): void {
-    const { threads, statistics } = this.#parts;
+    const { threads } = this.#parts;
     this.#state = 'running';
     for (const thread of threads) thread.run();
-    const watched = threads.map((thread, i) => ({
-      get entries() {
-        return (statistics[i] as ExitStatistics).entries;
-      },
-      get probes() {
-        return thread.probes;
-      },
-      get liveness() {
-        return thread.liveness;
-      },
-      probe: () => thread.probe(),
-    }));
-    this.#halt = watchForHalt(watched, () => void this.#finish({ kind: 'halted' }, true));
+    this.#halt = watchForHalt(threads, () => void this.#finish({ kind: 'halted' }, true));
   }
 
   #onMachineEvent(): void {

@@ -54,7 +54,8 @@ export interface ToWorker {
 }
 
 export type FromWorker =
-  | { readonly type: 'ready'; readonly token: number }
+  /** `threadId` is the operating system's, as in /proc/self/task. */
+  | { readonly type: 'ready'; readonly token: number; readonly threadId: number }
   /** `command` is the word that was obeyed. */
   | { readonly type: 'parked'; readonly command: number }
   | { readonly type: 'answer'; readonly id: number; readonly value?: unknown; readonly error?: string }

@@ -2,6 +2,7 @@
 // KVM API 4.7: a vCPU's ioctls should come from the thread that created it, so everything about it happens here.
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { GuestMemory } from '../memory/guest-memory.js';
+import { threadId } from '../kvm/host-memory.js';
 import { VmFd } from '../kvm/vm-fd.js';
 import type { VcpuFd } from '../kvm/vcpu-fd.js';
 import { CONTROL, COMMAND, COMMAND_MASK, LIVENESS, type Liveness } from './control.js';
@@ -29,7 +30,7 @@ using fd = vm.createVcpu(data.index);
 const memory = GuestMemory.attach(data.memory);
 const { vcpu, assist } = assembleVcpu(fd, memory, buildVcpuBuses(data.board), data);
 const control = new Int32Array(data.control);
-tell({ type: 'ready', token: fd.becomeRunner() });
+tell({ type: 'ready', token: fd.becomeRunner(), threadId: threadId() });
 
 const stop = serve(vcpu, control);
 const failed = stop.kind !== 'kicked' && stop.kind !== 'pending';

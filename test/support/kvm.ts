@@ -9,7 +9,8 @@ export function kvmUnavailable(): string | undefined {
   } catch (error) {
     const reason = `/dev/kvm: ${error instanceof Error ? error.message : String(error)}`;
     // Where the host is known to have KVM, a skipped KVM test would hide a failure (set by .ci/run).
-    if (process.env['MICROVISOR_REQUIRE_KVM'] === '1') throw new Error(`this run requires KVM, but ${reason}`);
+    if (process.env['MICROVISOR_REQUIRE_KVM'] === '1')
+      throw new Error(`this run requires KVM, but ${reason}`, { cause: error });
     process.stderr.write(`skipped, needs /dev/kvm: ${reason}\n`);
     return reason;
   }
