@@ -38,12 +38,15 @@ const RNG_SEED_BYTES = 32;
 export async function createVm(config: VmConfig): Promise<Vm> {
   const complete = completeConfig(config);
   const bytes = complete.memoryMiB * MIB;
-  checkBoot(bytes, bootRequest(complete, ''));
+  checkBoot(bytes, bootRequest(complete));
   using system = System.open();
   const probed = hostQuirks(system);
   const quirks = presentQuirks(probed);
   const quirkOptions = kernelOptions(probed);
-  const request = bootRequest(complete, complete.appendQuirkOptions ? quirkOptions : '');
+  const request = {
+    ...bootRequest(complete, complete.appendQuirkOptions ? quirkOptions : ''),
+    rngSeed: randomSeed(),
+  };
   // Once more with the whole command line, which may have become too long.
   checkBoot(bytes, request);
 
@@ -97,7 +100,7 @@ export async function createVm(config: VmConfig): Promise<Vm> {
   }
 }
 
-function bootRequest(config: CompleteConfig, quirkOptions: string): BootRequest {
+function bootRequest(config: CompleteConfig, quirkOptions = ''): BootRequest {
   const { kernel, initrd, entry, load, cpus, firmware } = config;
   const options = [config.cmdline, quirkOptions, config.exec === undefined ? '' : 'microvisor.exec=ttyS1'];
   return {
@@ -108,7 +111,6 @@ function bootRequest(config: CompleteConfig, quirkOptions: string): BootRequest 
     load,
     cpus,
     firmware,
-    rngSeed: randomSeed(),
   };
 }
 
