@@ -39,8 +39,9 @@ export class VcpuThread {
     this.#worker = new Worker(new URL('../vcpu/worker.js', import.meta.url), {
       workerData: { ...data, control } satisfies VcpuWorkerData,
       name: `vCPU ${data.index}`,
-      // The run loop allocates nothing per exit: a small young generation keeps the thread's own memory low.
-      resourceLimits: { maxYoungGenerationSizeMb: 2 },
+      // The run loop allocates nothing per exit: a small young generation keeps the thread's own memory low, and a
+      // handler that hoards ends its own machine long before it could harm the process.
+      resourceLimits: { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 128 },
     });
     let isReady: () => void;
     let failed: (error: Error) => void;

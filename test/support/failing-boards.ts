@@ -1,0 +1,18 @@
+// Boards whose port handler breaks its word not to throw, for the tests of what becomes of a vCPU thread then.
+import type { VcpuBuses } from '../../src/vcpu/worker-protocol.js';
+
+/** BoardModule; `board` says what a port write does. */
+export function buildVcpuBuses(board: unknown): VcpuBuses {
+  const hoard: unknown[] = [];
+  const misdeeds: Readonly<Record<string, () => void>> = {
+    throws: () => {
+      throw new Error('the handler of port 0x10 is broken');
+    },
+    hoards: () => {
+      for (;;) hoard.push(Array.from({ length: 1000 }, (_, i) => ({ i })));
+    },
+  };
+  const misdeed = misdeeds[String(board)];
+  const quiet = { read: () => 0, write: () => undefined };
+  return { pio: { read: () => 0, write: () => misdeed?.() }, mmio: quiet, pending: new Int32Array(1) };
+}
