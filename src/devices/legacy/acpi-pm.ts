@@ -10,7 +10,9 @@ import { RegisterTable, type RegisterHandler } from '../register-table.js';
 const GBL = 0x0020;
 const PWRBTN = 0x0100;
 const SLPBTN = 0x0200;
-const ENABLES = GBL | PWRBTN | SLPBTN;
+/** The alarm of the RTC never rings here; but Linux enables the event, FIX_RTC or not, and looks whether the bit stuck. */
+const RTC = 0x0400;
+const ENABLES = GBL | PWRBTN | SLPBTN | RTC;
 
 /** PM1 control bits. */
 const SCI_EN = 0x0001;
