@@ -195,6 +195,8 @@ export class Vm implements AsyncDisposable {
     const { threads, com1, com2, output, input, exec, lines, marks, signal } = this.#parts;
     this.#halt?.close();
     signal?.removeEventListener('abort', this.#abort);
+    // A panic's line may still wait in the ring when the machine's reset is already here.
+    com1.drain();
     for (const thread of threads) thread.stop(capture || lines.panic !== undefined);
     const ends = await Promise.all(threads.map((thread) => thread.ended));
     await Promise.all(threads.map((thread) => thread.joined));
