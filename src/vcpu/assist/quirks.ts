@@ -194,9 +194,9 @@ export const QUIRKS: readonly Quirk[] = [
   {
     id: 'vmcall',
     symptom: 'vmcall at CPL 0 never completes',
-    remedy: 'none; leave options that use it (PTP clock) out of the guest kernel',
+    remedy: "CPUID offers none of KVM's features that use it; leave others (PTP clock) out of the guest kernel",
     kernelOptions: [],
-    inRun: false,
+    inRun: true,
     probe(guest) {
       // KVM_HC_VAPIC_POLL_IRQ, which does nothing but return 0.
       const program = { mode: 'long', cpl: 0, code: [0x0f, 0x01, 0xc1], regs: { rax: 1n } } as const;

@@ -17,7 +17,7 @@ export interface ConfigureVcpu {
   readonly cpus: number;
   /** Frequency of the guest's TSC, for a restored snapshot; the host's own by default. */
   readonly tscKhz?: number;
-  /** Ids of the host's quirks. None of them changes the model so far: a kernel is told by its command line. */
+  /** Ids of the host's quirks: some withhold a feature. Most do not, since KVM_SET_CPUID2 is only partly honoured there. */
   readonly quirks?: readonly string[];
 }
 
@@ -25,10 +25,10 @@ export interface ConfigureVcpu {
  * Before the vCPU's first KVM_RUN, on its thread.
  * @throws KvmError when KVM refuses; RangeError for a processor count that APIC ids of 8 bits cannot hold
  */
-export function configureVcpu({ vcpu, supportedCpuid, index, cpus, tscKhz }: ConfigureVcpu): void {
+export function configureVcpu({ vcpu, supportedCpuid, index, cpus, tscKhz, quirks }: ConfigureVcpu): void {
   if (!Number.isInteger(cpus) || cpus < 1 || cpus > 255 || !Number.isInteger(index) || index < 0 || index >= cpus)
     throw new RangeError(`vCPU ${index} of ${cpus}: a VM has 1 to 255 processors, numbered from 0`);
-  vcpu.setCpuid2(guestCpuid(supportedCpuid, { index, cpus }));
+  vcpu.setCpuid2(guestCpuid(supportedCpuid, { index, cpus }, quirks));
   if (tscKhz !== undefined) vcpu.setTscKhz(tscKhz);
   vcpu.setMsrs(BOOT_MSRS);
   if (index === 0) setBootPins(vcpu);

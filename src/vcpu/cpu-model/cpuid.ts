@@ -20,6 +20,8 @@ export interface CpuidEdit {
   readonly register: Register;
   /** Left out: processors of both vendors. */
   readonly vendor?: Vendor;
+  /** Left out: every host. Else only one with the quirk of this id. */
+  readonly quirk?: string;
   readonly why: string;
   /** The register's new value; the result is taken as unsigned. */
   readonly edit: (value: number, topology: CpuTopology, entry: CpuidEntry) => number;
@@ -142,6 +144,13 @@ export const CPUID_EDITS: readonly CpuidEdit[] = [
     edit: (_value, { index }) => index,
   },
   { leaf: 0x8000_001e, register: 'ecx', vendor: 'amd', why: 'one node', edit: () => 0 },
+  {
+    leaf: 0x4000_0001,
+    register: 'eax',
+    quirk: 'vmcall',
+    why: 'no PV_UNHALT, PV_SEND_IPI, PV_SCHED_YIELD: they are hypercalls, and a processor that makes one never goes on',
+    edit: (value) => setBit(setBit(setBit(value, 7, false), 11, false), 13, false),
+  },
 ];
 
 /** Leaves of the extended topology; the second one only where the host's processor has it. */
@@ -160,12 +169,20 @@ const KVM_SIGNATURE: CpuidEntry = {
   edx: 0x4d,
 };
 
-/** The table for KVM_SET_CPUID2 of one vCPU. `supported` is left as it is. */
-export function guestCpuid(supported: readonly CpuidEntry[], topology: CpuTopology): CpuidEntry[] {
+/** The table for KVM_SET_CPUID2 of one vCPU on a host with `quirks`. `supported` is left as it is. */
+export function guestCpuid(
+  supported: readonly CpuidEntry[],
+  topology: CpuTopology,
+  quirks: readonly string[] = [],
+): CpuidEntry[] {
   const vendor = vendorOf(supported);
   const maxLeaf = supported.find((entry) => entry.function === 0)?.eax ?? 0;
   const kept = supported.filter((entry) => !TOPOLOGY_LEAVES.includes(entry.function));
-  const edited = kept.map((entry) => editEntry(entry, topology, vendor));
+  const rows = CPUID_EDITS.filter(
+    (row) =>
+      (row.vendor === undefined || row.vendor === vendor) && (row.quirk === undefined || quirks.includes(row.quirk)),
+  );
+  const edited = kept.map((entry) => editEntry(entry, topology, rows));
   const topologyEntries = TOPOLOGY_LEAVES.filter((leaf) => leaf <= maxLeaf).flatMap((leaf) =>
     extendedTopology(leaf, topology),
   );
@@ -173,11 +190,10 @@ export function guestCpuid(supported: readonly CpuidEntry[], topology: CpuTopolo
   return [...edited, ...topologyEntries, ...(hasSignature ? [] : [KVM_SIGNATURE])];
 }
 
-function editEntry(entry: CpuidEntry, topology: CpuTopology, vendor: Vendor): CpuidEntry {
+function editEntry(entry: CpuidEntry, topology: CpuTopology, rows: readonly CpuidEdit[]): CpuidEntry {
   const result = { ...entry };
-  for (const row of CPUID_EDITS) {
+  for (const row of rows) {
     if (row.leaf !== entry.function || (row.subleaf ?? entry.index) !== entry.index) continue;
-    if (row.vendor !== undefined && row.vendor !== vendor) continue;
     result[row.register] = row.edit(result[row.register], topology, entry) >>> 0;
   }
   return result;

@@ -123,4 +123,13 @@ describe('guestCpuid', () => {
   it('each edit says why', () => {
     for (const { why } of CPUID_EDITS) expect(why).not.toBe('');
   });
+
+  it('"vmcall at CPL0 may never complete": no feature that is a hypercall is offered there, and only there', () => {
+    const features = { function: 0x4000_0001, index: 0, flags: 0, eax: 0xffff, ebx: 0, ecx: 0, edx: 0 };
+    const eax = (quirks: readonly string[]): number =>
+      find(guestCpuid([...intel, features], { index: 0, cpus: 2 }, quirks), 0x4000_0001).eax;
+    expect(eax([])).toBe(0xffff);
+    // PV_UNHALT 7, PV_SEND_IPI 11, PV_SCHED_YIELD 13
+    expect(eax(['vmcall'])).toBe(0xffff & ~((1 << 7) | (1 << 11) | (1 << 13)));
+  });
 });
