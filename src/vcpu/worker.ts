@@ -55,8 +55,19 @@ function serve(vcpu: Vcpu, control: Int32Array): VcpuStop {
     if (command === COMMAND.PARK) park(vcpu, control);
     else {
       const stop = vcpu.run();
+      if (stop.kind === 'pending') awaitStop(control);
       if (stop.kind !== 'kicked') return stop;
     }
+  }
+}
+
+/** The owner hears of the device's request by itself; its answer says whether it wants the registers. */
+function awaitStop(control: Int32Array): void {
+  for (;;) {
+    const doorbell = Atomics.load(control, CONTROL.DOORBELL);
+    const command = commandOf(control);
+    if (command === COMMAND.STOP || command === COMMAND.STOP_AND_CAPTURE) return;
+    Atomics.wait(control, CONTROL.DOORBELL, doorbell);
   }
 }
 
