@@ -5,6 +5,7 @@ import { checkBoot, loadImage } from '../boot/load-image.js';
 import type { BootRequest } from '../boot/request.js';
 import { UartBack } from '../devices/legacy/uart16550-back.js';
 import { EventFdIrqLine } from '../devices/irq-line.js';
+import { KVM_PIT_SPEAKER_DUMMY } from '../kvm/abi.js';
 import { advise } from '../kvm/host-memory.js';
 import { System } from '../kvm/system.js';
 import type { VmFd } from '../kvm/vm-fd.js';
@@ -26,8 +27,6 @@ import { VcpuThread } from './vcpu-thread.js';
 import { Vm } from './vm.js';
 
 const MIB = 2 ** 20;
-/** KVM_PIT_SPEAKER_DUMMY: the kernel answers port 0x61, with which Linux calibrates its timers. */
-const PIT_SPEAKER_DUMMY = 1;
 const RNG_SEED_BYTES = 32;
 
 /**
@@ -38,7 +37,8 @@ const RNG_SEED_BYTES = 32;
 export async function createVm(config: VmConfig): Promise<Vm> {
   const complete = completeConfig(config);
   const bytes = complete.memoryMiB * MIB;
-  checkBoot(bytes, bootRequest(complete));
+  const checked = bootRequest(complete);
+  checkBoot(bytes, checked);
   using system = System.open();
   const probed = hostQuirks(system);
   const quirks = presentQuirks(probed);
@@ -47,8 +47,8 @@ export async function createVm(config: VmConfig): Promise<Vm> {
     ...bootRequest(complete, complete.appendQuirkOptions ? quirkOptions : ''),
     rngSeed: randomSeed(),
   };
-  // Once more with the whole command line, which may have become too long.
-  checkBoot(bytes, request);
+  // The quirks' options may have made the command line too long.
+  if (request.cmdline !== checked.cmdline) checkBoot(bytes, request);
 
   // What exists so far, to be undone in reverse when a later step fails.
   const undo: (() => void | Promise<unknown>)[] = [];
@@ -132,7 +132,8 @@ function createKvmVm(system: System, memory: GuestMemory): VmFd {
     vm.setIdentityMapAddr(KVM_IDENTITY_MAP);
     vm.setTssAddr(KVM_TSS);
     vm.createIrqchip();
-    vm.createPit2(PIT_SPEAKER_DUMMY);
+    // The kernel answers port 0x61, with which Linux calibrates its timers.
+    vm.createPit2(KVM_PIT_SPEAKER_DUMMY);
     for (const [slot, { base, bytes }] of memory.regions.entries())
       vm.setUserMemoryRegion({ slot, guestPhysAddr: base, memory: bytes });
     return vm;

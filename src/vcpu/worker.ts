@@ -2,6 +2,7 @@
 // KVM API 4.7: a vCPU's ioctls should come from the thread that created it, so everything about it happens here.
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { GuestMemory } from '../memory/guest-memory.js';
+import { KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED } from '../kvm/abi.js';
 import { threadId } from '../kvm/host-memory.js';
 import { VmFd } from '../kvm/vm-fd.js';
 import type { VcpuFd } from '../kvm/vcpu-fd.js';
@@ -13,9 +14,6 @@ import type { VcpuStop } from './stop.js';
 import type { BoardModule, FromWorker, ToWorker, VcpuWorkerData } from './worker-protocol.js';
 import type { Vcpu } from './vcpu.js';
 
-const MP_STATE_UNINITIALIZED = 1;
-const MP_STATE_INIT_RECEIVED = 2;
-const MP_STATE_HALTED = 3;
 const RFLAGS_IF = 1n << 9n;
 
 const port = parentPort;
@@ -110,7 +108,7 @@ function answer({ id, call, argument }: ToWorker): void {
 
 function livenessOf(fd: VcpuFd): Liveness {
   const state = fd.getMpState();
-  if (state === MP_STATE_UNINITIALIZED || state === MP_STATE_INIT_RECEIVED) return LIVENESS.WAITS_FOR_SIPI;
-  if (state === MP_STATE_HALTED && (fd.getRegs().rflags & RFLAGS_IF) === 0n) return LIVENESS.HALTED;
+  if (state === KVM_MP_STATE_UNINITIALIZED || state === KVM_MP_STATE_INIT_RECEIVED) return LIVENESS.WAITS_FOR_SIPI;
+  if (state === KVM_MP_STATE_HALTED && (fd.getRegs().rflags & RFLAGS_IF) === 0n) return LIVENESS.HALTED;
   return LIVENESS.ALIVE;
 }

@@ -2,7 +2,7 @@
 // Intel SDM vol. 2 (the instructions); Linux Documentation/admin-guide/kernel-parameters.txt (the options).
 import { KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP } from '../../kvm/abi.js';
 import type { CpuidEntry } from '../../kvm/entries.js';
-import { MSR_LSTAR, MSR_STAR, MSR_SYSCALL_MASK } from '../cpu-model/msr-index.js';
+import { MSR_LSTAR, MSR_STAR, MSR_SYSCALL_MASK } from '../../kvm/msr.js';
 import { hex } from '../disassemble.js';
 import {
   MICRO_CODE,

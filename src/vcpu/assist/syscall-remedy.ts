@@ -6,7 +6,7 @@ import { KvmError } from '../../kvm/errors.js';
 import { KVM_RUN_OFFSET } from '../../kvm/kvm-run.js';
 import type { VcpuFd } from '../../kvm/vcpu-fd.js';
 import type { VmFd } from '../../kvm/vm-fd.js';
-import { MSR_LSTAR, MSR_STAR, MSR_SYSCALL_MASK } from '../cpu-model/msr-index.js';
+import { MSR_LSTAR, MSR_STAR, MSR_SYSCALL_MASK } from '../../kvm/msr.js';
 import type { GuestDebug } from '../guest-debug.js';
 import { readLinear, translateLong, type PagingRegisters } from '../paging.js';
 import { stepRow, type StepRow } from './step-over.js';

@@ -1,7 +1,7 @@
 // MSRs in which a vCPU starts, where they differ from KVM's own reset values or where firmware would have set them.
 // Intel SDM vol. 4 table 2-2, vol. 3A §11.11 (MTRRs), Linux Documentation/arch/x86/boot.rst.
 import type { MsrEntry } from '../../kvm/entries.js';
-import * as msr from './msr-index.js';
+import * as msr from '../../kvm/msr.js';
 
 interface BootMsr extends MsrEntry {
   readonly why: string;

@@ -1,5 +1,6 @@
 // Exit statistics in shared memory: one cell per exit reason, per port and direction, and per MMIO address and direction.
 // Written by one vCPU thread with plain stores, read by any thread at any time (8-byte stores are not torn on x86-64).
+import { KVM_EXIT_IO, KVM_EXIT_MMIO } from '../../kvm/abi-exit.js';
 
 /** Reasons below this number have a cell of their own (KVM API 5, exit_reason; 41 are defined today). */
 export const EXIT_REASONS = 64;
@@ -47,9 +48,6 @@ export interface ExitReport {
   /** Port and MMIO exits that found the table of ports and addresses full. */
   readonly others: ExitCount;
 }
-
-const KVM_EXIT_IO = 2;
-const KVM_EXIT_MMIO = 6;
 
 /** One vCPU's statistics over a shared buffer. */
 export class ExitStatistics {
