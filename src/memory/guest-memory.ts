@@ -16,6 +16,9 @@ export interface GuestRegion {
   /** The region's bytes; index 0 is GPA `base`. */
   readonly bytes: Uint8Array;
   readonly view: DataView;
+  /** The same bytes as 16-bit words, for Atomics on the indices of rings. */
+  readonly words16: Uint16Array<SharedArrayBuffer>;
+  readonly words32: Uint32Array<SharedArrayBuffer>;
   readonly buffer: SharedArrayBuffer;
 }
 
@@ -66,6 +69,8 @@ export class GuestMemory {
         size: buffer.byteLength,
         bytes: new Uint8Array(buffer),
         view: new DataView(buffer),
+        words16: new Uint16Array(buffer),
+        words32: new Uint32Array(buffer),
         buffer,
       })),
     );
