@@ -19,6 +19,8 @@ export interface VirtioOffer {
 /** The back of a virtio device. It lives on the owner's event loop and is called there only. */
 export interface VirtioDevice {
   readonly offer: VirtioOffer;
+  /** Called once, when the machine is composed: what the device may use whether it is active or not. */
+  attach?(host: DeviceHost): void;
   /** The driver has set DRIVER_OK. Every queue gets a `notify` right after it. */
   activate(link: DeviceLink): void;
   /** The driver rang for this queue (or may have). Never for one that is not ready. */
@@ -45,7 +47,7 @@ export interface DeviceLink {
   needsReset(reason: string): void;
 }
 
-/** What a device may do whether it is active or not: it gets this once, when the machine is composed. */
+/** What a device may do whether it is active or not. */
 export interface DeviceHost {
   /** Replaces bytes of the configuration space and tells the driver (VIRTIO 1.2 §2.5). */
   setConfig(offset: number, bytes: Uint8Array): void;
