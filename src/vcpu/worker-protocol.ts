@@ -8,7 +8,17 @@ import type { VcpuStop } from './stop.js';
 
 /** The floor above builds the buses: the worker loads its module and calls this with the board's description. */
 export interface BoardModule {
-  readonly buildVcpuBuses: (board: unknown) => VcpuBuses;
+  /** @param index the vCPU's; 0 is the boot processor */
+  readonly buildVcpuBuses: (board: unknown, wait: OwnerWait, index: number) => VcpuBuses | Promise<VcpuBuses>;
+}
+
+/** How a device on this thread waits for the owner. */
+export interface OwnerWait {
+  /**
+   * Blocks until `words[index]` is not `expected`; whoever changes it notifies it.
+   * @returns false when the vCPU was told to stop meanwhile
+   */
+  until(words: Int32Array<SharedArrayBuffer>, index: number, expected: number): boolean;
 }
 
 export interface VcpuBuses {

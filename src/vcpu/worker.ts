@@ -15,19 +15,22 @@ import type { BoardModule, FromWorker, ToWorker, VcpuWorkerData } from './worker
 import type { Vcpu } from './vcpu.js';
 
 const RFLAGS_IF = 1n << 9n;
+/** A vCPU that waits for its owner sees a stop within this time. */
+const STOP_LATENCY_MS = 2;
 
 const port = parentPort;
 if (port === null) throw new Error('worker.js is the entry of a vCPU thread; it does nothing on the main thread');
 const tell = (message: FromWorker): void => port.postMessage(message);
 
 const data = workerData as VcpuWorkerData;
+const control = new Int32Array(data.control);
 const { buildVcpuBuses } = (await import(data.boardModule)) as BoardModule;
+const buses = await buildVcpuBuses(data.board, { until }, data.index);
 
 using vm = VmFd.adopt(data.vmFd);
 using fd = vm.createVcpu(data.index);
 const memory = GuestMemory.attach(data.memory);
-const { vcpu, assist } = assembleVcpu(fd, memory, buildVcpuBuses(data.board), data);
-const control = new Int32Array(data.control);
+const { vcpu, assist } = assembleVcpu(fd, memory, buses, data);
 tell({ type: 'ready', token: fd.becomeRunner(), threadId: threadId() });
 
 const stop = serve(vcpu, control);
@@ -40,6 +43,17 @@ tell({
   ...(capture ? { state: captureState(fd, memory) } : {}),
   ...(assist?.failure === undefined ? {} : { unassisted: assist.failure }),
 });
+
+/** OwnerWait. A pause waits with it, since a vCPU parks between two instructions only; a stop does not. */
+function until(words: Int32Array<SharedArrayBuffer>, index: number, expected: number): boolean {
+  while (Atomics.load(words, index) === expected) {
+    const command = commandOf(control);
+    if (command === COMMAND.STOP || command === COMMAND.STOP_AND_CAPTURE) return false;
+    // One cannot wait for two words: the command is looked at between short waits.
+    Atomics.wait(words, index, expected, STOP_LATENCY_MS);
+  }
+  return true;
+}
 
 /** Obeys the command word until a stop: parks, runs, answers probes. */
 function serve(vcpu: Vcpu, control: Int32Array): VcpuStop {
