@@ -2,20 +2,28 @@
 // builds it here from the same plain data over the same register file.
 import { Bus } from '../devices/bus.js';
 import { EventFdIrqLine } from '../devices/irq-line.js';
+import type { OwnerWait } from '../devices/owner-wait.js';
+import { NO_WAIT } from '../devices/owner-wait.js';
 import { buildLegacy, type LegacyConfig, type LegacyFronts } from '../devices/legacy/board-rows.js';
 import { MachineEvents } from '../devices/machine-event.js';
 import { RegisterFile, type Field } from '../devices/register-file.js';
+import { MMIO_BYTES, MmioFront } from '../devices/virtio/mmio-front.js';
+import { allocateMmioState, type MmioState } from '../devices/virtio/mmio-state.js';
 import { EventFd } from '../kvm/event-fd.js';
-import { GSI, PORT } from '../memory/layout.js';
+import { GSI, PORT, type AddressRange } from '../memory/layout.js';
 import type { VcpuBuses } from '../vcpu/worker-protocol.js';
+import { controlBell, queueBell, type VirtioSlot } from './virtio-slots.js';
 
 /** What crosses to a vCPU thread. Structured-cloneable; the numbers are file descriptors, which each thread duplicates. */
 export interface BoardData {
   readonly registers: SharedArrayBuffer;
   readonly legacy: readonly LegacyConfig[];
+  readonly virtio: readonly VirtioSlot[];
+  /** Guest RAM, for checks of what a driver says about its queues. */
+  readonly ram: readonly AddressRange[];
   /** Eventfd of each GSI that a device of the board uses, bound to it by KVM_IRQFD. */
   readonly irqFds: Readonly<Record<number, number>>;
-  /** Eventfd that wakes the owner's half of a device, by device name. */
+  /** Eventfd that wakes the owner's half of a device, by device name; of virtio by control and queue, see virtio-slots. */
   readonly ownerFds: Readonly<Record<string, number>>;
   /** Eventfd that tells the owner of a machine event. */
   readonly eventFd: number;
@@ -28,6 +36,8 @@ export interface Board {
   readonly registers: RegisterFile;
   readonly events: MachineEvents;
   readonly legacy: LegacyFronts;
+  /** By slot. */
+  readonly virtio: readonly MmioState[];
   /** How many accesses nobody served, of all vCPUs together. */
   readonly unclaimed: { readonly ports: Field; readonly mmio: Field };
 }
@@ -63,13 +73,25 @@ export interface BoardFds {
   readonly event: EventFd;
 }
 
-/** Creates the eventfds that `legacy` needs. The caller closes them after the board. */
-export function createBoardFds(legacy: readonly LegacyConfig[]): BoardFds {
+/** The devices of a board, from which every thread builds the same. */
+export interface BoardPlan {
+  readonly legacy: readonly LegacyConfig[];
+  readonly virtio: readonly VirtioSlot[];
+  readonly ram: readonly AddressRange[];
+}
+
+/** Creates the eventfds that the devices need. The caller closes them after the board. */
+export function createBoardFds({ legacy, virtio }: BoardPlan): BoardFds {
   const irq = new Map<number, EventFd>();
   const owner = new Map<string, EventFd>();
   for (const device of legacy) {
     if ('gsi' in device && !irq.has(device.gsi)) irq.set(device.gsi, EventFd.create());
     if (device.kind === 'uart16550') owner.set(device.options.name, EventFd.create());
+  }
+  for (const { offer, gsi } of virtio) {
+    irq.set(gsi, EventFd.create());
+    owner.set(controlBell(offer), EventFd.create());
+    for (const index of offer.queueSizes.keys()) owner.set(queueBell(offer, index), EventFd.create());
   }
   return { irq, owner, event: EventFd.create() };
 }
@@ -80,19 +102,20 @@ export function closeBoardFds({ irq, owner, event }: BoardFds): void {
 }
 
 /** The owner's board; `data` is what the vCPU threads build theirs from. */
-export function createBoard(legacy: readonly LegacyConfig[], fds: BoardFds): { board: Board; data: BoardData } {
+export function createBoard(plan: BoardPlan, fds: BoardFds): { board: Board; data: BoardData } {
   const registers = RegisterFile.create();
-  const board = build(registers, legacy, {
+  const board = build(registers, plan, {
     irq: (gsi) => fds.irq.get(gsi),
     owner: (device) => fds.owner.get(device),
     event: fds.event,
+    wait: NO_WAIT,
   });
   const number = ([key, eventFd]: readonly [string | number, EventFd]) => [key, eventFd.fd] as const;
   return {
     board,
     data: {
       registers: registers.share(),
-      legacy,
+      ...plan,
       irqFds: Object.fromEntries([...fds.irq].map(number)),
       ownerFds: Object.fromEntries([...fds.owner].map(number)),
       eventFd: fds.event.fd,
@@ -101,14 +124,15 @@ export function createBoard(legacy: readonly LegacyConfig[], fds: BoardFds): { b
 }
 
 /** BoardModule for the vCPU threads. */
-export function buildVcpuBuses(data: unknown): VcpuBuses {
-  const { registers, legacy, irqFds, ownerFds, eventFd } = data as BoardData;
+export function buildVcpuBuses(data: unknown, wait: OwnerWait): VcpuBuses {
+  const { registers, irqFds, ownerFds, eventFd, ...plan } = data as BoardData;
   // Duplicates of the owner's descriptors; they go with the thread.
   const adopt = (fd: number | undefined): EventFd | undefined => (fd === undefined ? undefined : EventFd.adopt(fd));
-  const board = build(RegisterFile.attach(registers), legacy, {
+  const board = build(RegisterFile.attach(registers), plan, {
     irq: (gsi) => adopt(irqFds[gsi]),
     owner: (device) => adopt(ownerFds[device]),
     event: EventFd.adopt(eventFd),
+    wait,
   });
   const { words, index } = board.events.pending;
   return { pio: board.pio, mmio: board.mmio, pending: words.subarray(index, index + 1) };
@@ -118,17 +142,19 @@ interface Fds {
   irq(gsi: number): EventFd | undefined;
   owner(device: string): EventFd | undefined;
   readonly event: EventFd;
+  readonly wait: OwnerWait;
 }
 
-function build(registers: RegisterFile, configs: readonly LegacyConfig[], fds: Fds): Board {
+function build(registers: RegisterFile, plan: BoardPlan, fds: Fds): Board {
   const events = new MachineEvents(registers, fds.event);
-  const legacy = buildLegacy(configs, {
+  const legacy = buildLegacy(plan.legacy, {
     registers,
     events,
     clock: { now: () => Date.now() },
     irqLine: (gsi) => new EventFdIrqLine(required(fds.irq(gsi), `GSI ${gsi}`)),
     ownerSignal: (device) => required(fds.owner(device), device),
   });
+  const virtio = plan.virtio.map(({ offer }) => allocateMmioState(registers, offer));
   const unclaimed = registers.allocate('bus', {
     ports: { doc: 'port accesses that nobody served, modulo 2^32' },
     mmio: { doc: 'MMIO accesses that nobody served, modulo 2^32' },
@@ -136,7 +162,22 @@ function build(registers: RegisterFile, configs: readonly LegacyConfig[], fds: F
   registers.seal();
   const pio = Bus.ports(() => unclaimed.ports.add(1));
   for (const { base, length, handler } of legacy.attachments) pio.attach(base, length, handler);
-  return { pio, mmio: Bus.mmio(() => unclaimed.mmio.add(1)), registers, events, legacy, unclaimed };
+  const mmio = Bus.mmio(() => unclaimed.mmio.add(1));
+  const memory = { contains: (gpa: number, length: number) => liesIn(plan.ram, gpa, length) };
+  for (const [index, { offer, base }] of plan.virtio.entries()) {
+    const front = new MmioFront(offer, virtio[index] as MmioState, {
+      control: required(fds.owner(controlBell(offer)), offer.name),
+      doorbells: offer.queueSizes.map((_, queue) => required(fds.owner(queueBell(offer, queue)), offer.name)),
+      wait: fds.wait,
+      memory,
+    });
+    mmio.attach(base, MMIO_BYTES, front);
+  }
+  return { pio, mmio, registers, events, legacy, virtio, unclaimed };
+}
+
+function liesIn(ranges: readonly AddressRange[], gpa: number, length: number): boolean {
+  return ranges.some(({ base, size }) => gpa >= base && gpa - base <= size && length <= size - (gpa - base));
 }
 
 function required(eventFd: EventFd | undefined, owner: string): EventFd {

@@ -1,5 +1,12 @@
 // What a machine is made of: the typed configuration, its defaults, and the check that runs before any VM exists.
 import * as v from 'valibot';
+import type { VirtioDevice } from '../devices/virtio/device.js';
+import type { GuestMemory } from '../memory/guest-memory.js';
+import { ConfigError } from './config-error.js';
+import { integer, oneOf, text } from './config-words.js';
+import { deviceEntries, type DiskConfig, type NetConfig } from './device-config.js';
+
+export { ConfigError };
 
 /** A command for the default guest, run over the exec channel instead of a shell. */
 export interface ExecRequest {
@@ -9,6 +16,9 @@ export interface ExecRequest {
   readonly env?: Readonly<Record<string, string>> | undefined;
   readonly cwd?: string | undefined;
 }
+
+/** Makes a device for a machine's RAM. */
+export type VirtioFactory = (memory: GuestMemory) => VirtioDevice | Promise<VirtioDevice>;
 
 export interface VmConfig {
   /** Path of an ELF vmlinux, bzImage, multiboot ELF or flat binary; or the bytes, with a name for messages. */
@@ -38,6 +48,18 @@ export interface VmConfig {
   readonly consoleOverflow?: 'drop' | 'wait';
   /** Runs this in the default guest, on COM2. */
   readonly exec?: ExecRequest;
+  /** virtio-blk devices, /dev/vda and on. */
+  readonly disks?: readonly DiskConfig[];
+  /** virtio-net devices, eth0 and on. */
+  readonly nets?: readonly NetConfig[];
+  /** What `Vm.console` is: COM1 (`serial`, the default) or a virtio console, hvc0 in Linux (`virtio`). */
+  readonly console?: 'serial' | 'virtio';
+  /** A virtio entropy device, /dev/hwrng in Linux; default false. */
+  readonly entropy?: boolean;
+  /** virtio devices of your own, made for the machine's RAM: see VirtioDevice. */
+  readonly virtio?: readonly VirtioFactory[];
+  /** Gets a line when a device meets something that its owner should know; at most a few a second. */
+  readonly onWarning?: (message: string) => void;
   /** Adds the options by which Linux avoids what this host's KVM cannot do; default false: they are only suggested. */
   readonly appendQuirkOptions?: boolean;
   /** Name → text: the report gets a time stamp of this name when the console first shows the text. */
@@ -45,34 +67,6 @@ export interface VmConfig {
   /** Stops the VM when it aborts. */
   readonly signal?: AbortSignal;
 }
-
-/** A configuration that cannot work. `field` is the path of the offending value. */
-export class ConfigError extends Error {
-  override readonly name = 'ConfigError';
-  constructor(
-    readonly field: string,
-    message: string,
-  ) {
-    super(`${field}: ${message}`);
-  }
-}
-
-const integer = (what: string, low: number, high: number) =>
-  v.pipe(
-    v.number(`${what} must be a whole number from ${low} to ${high}`),
-    v.integer(`${what} must be a whole number from ${low} to ${high}`),
-    v.minValue(low, `${what} must be a whole number from ${low} to ${high}`),
-    v.maxValue(high, `${what} must be a whole number from ${low} to ${high}`),
-  );
-
-const text = (what: string) =>
-  v.pipe(
-    v.string(`${what} must be a text`),
-    v.check((value) => !value.includes('\0'), `${what} has a NUL byte; take it out`),
-  );
-
-const oneOf = <const T extends readonly string[]>(options: T) =>
-  v.picklist(options, `must be one of ${options.join(', ')}`);
 
 const NAMED_TEXTS = 'must be an object that gives each name a text';
 
@@ -103,6 +97,16 @@ const schema = v.strictObject({
       env: v.optional(v.record(text('a name'), text('a value'), NAMED_TEXTS)),
       cwd: v.optional(text('the directory')),
     }),
+  ),
+  ...deviceEntries,
+  console: v.optional(oneOf(['serial', 'virtio']), 'serial'),
+  entropy: v.optional(v.boolean('must be true or false'), false),
+  virtio: v.optional(
+    v.array(v.custom<VirtioFactory>((value) => typeof value === 'function', 'must be a function')),
+    [],
+  ),
+  onWarning: v.optional(
+    v.custom<(message: string) => void>((value) => typeof value === 'function', 'must be a function'),
   ),
   appendQuirkOptions: v.optional(v.boolean('must be true or false'), false),
   milestones: v.optional(v.record(v.string(), v.string('must be a text'), NAMED_TEXTS), {}),

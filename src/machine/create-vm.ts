@@ -4,13 +4,17 @@ import { closeSync, openSync, readSync } from 'node:fs';
 import { checkBoot, loadImage } from '../boot/load-image.js';
 import type { BootRequest } from '../boot/request.js';
 import { UartBack } from '../devices/legacy/uart16550-back.js';
+import type { VirtioDevice } from '../devices/virtio/device.js';
+import { MmioBack } from '../devices/virtio/mmio-back.js';
+import { QUEUE_NOTIFY } from '../devices/virtio/mmio-front.js';
+import { limitWarnings } from '../devices/warning.js';
 import { EventFdIrqLine } from '../devices/irq-line.js';
 import { KVM_PIT_SPEAKER_DUMMY } from '../kvm/abi.js';
 import { advise } from '../kvm/host-memory.js';
 import { System } from '../kvm/system.js';
 import type { VmFd } from '../kvm/vm-fd.js';
 import { GuestMemory } from '../memory/guest-memory.js';
-import { KVM_IDENTITY_MAP, KVM_TSS, PORT } from '../memory/layout.js';
+import { KVM_IDENTITY_MAP, KVM_TSS, PORT, ramRanges, VIRTIO_MMIO_STRIDE } from '../memory/layout.js';
 import { allocateAssistCounters } from '../vcpu/assist/assist.js';
 import { kernelOptions, presentQuirks } from '../vcpu/assist/probe.js';
 import { armSyscallRemedy } from '../vcpu/assist/syscall-remedy.js';
@@ -24,6 +28,8 @@ import { hostQuirks } from './host-quirks.js';
 import { Marks } from './marks.js';
 import { SerialInput, SerialOutput } from './serial-streams.js';
 import { VcpuThread } from './vcpu-thread.js';
+import { createVirtioDevices } from './virtio-devices.js';
+import { assignSlots, controlBell, deviceWords, queueBell, type VirtioSlot } from './virtio-slots.js';
 import { Vm } from './vm.js';
 
 const MIB = 2 ** 20;
@@ -37,32 +43,40 @@ const RNG_SEED_BYTES = 32;
 export async function createVm(config: VmConfig): Promise<Vm> {
   const complete = completeConfig(config);
   const bytes = complete.memoryMiB * MIB;
-  const checked = bootRequest(complete);
-  checkBoot(bytes, checked);
+  checkBoot(bytes, bootRequest(complete));
   using system = System.open();
   const probed = hostQuirks(system);
   const quirks = presentQuirks(probed);
   const quirkOptions = kernelOptions(probed);
-  const request = {
-    ...bootRequest(complete, complete.appendQuirkOptions ? quirkOptions : ''),
-    rngSeed: randomSeed(),
-  };
-  // The quirks' options may have made the command line too long.
-  if (request.cmdline !== checked.cmdline) checkBoot(bytes, request);
 
   // What exists so far, to be undone in reverse when a later step fails.
   const undo: (() => void | Promise<unknown>)[] = [];
   try {
     const memory = GuestMemory.create(bytes);
     adviseMemory(memory, complete);
+    const virtio = await createVirtioDevices(complete, memory);
+    const ofVirtio: { close(): void | Promise<void> }[] = [...virtio.devices];
+    undo.push(() => Promise.all(ofVirtio.map(async (part) => part.close())));
+    const slots = assignSlots(
+      virtio.devices.map(({ offer }) => offer),
+      complete.firmware,
+    );
+    const words = [complete.appendQuirkOptions ? quirkOptions : '', ...deviceWords(slots, complete.firmware)];
+    const devices = slots.map(({ base, gsi }) => ({ base, size: VIRTIO_MMIO_STRIDE, gsi }));
+    const request = { ...bootRequest(complete, words), devices, rngSeed: randomSeed() };
+    // What was added may have made the command line too long.
+    if (words.some((word) => word !== '')) checkBoot(bytes, request);
     const kvm = createKvmVm(system, memory);
     undo.push(() => kvm.close());
     if (quirks.includes('syscall')) armSyscallRemedy(kvm);
-    const devices = legacyDevices(bytes, complete.consoleOverflow);
-    const fds = createBoardFds(devices);
+    const legacy = legacyDevices(bytes, complete.consoleOverflow);
+    const boardPlan = { legacy, virtio: slots, ram: ramRanges(bytes) };
+    const fds = createBoardFds(boardPlan);
     undo.push(() => closeBoardFds(fds));
-    const { board, data } = createBoard(devices, fds);
+    const { board, data } = createBoard(boardPlan, fds);
     for (const [gsi, eventfd] of fds.irq) kvm.irqfd({ eventfd, gsi });
+    const backs = connectVirtio(virtio.devices, slots, { kvm, memory, board, fds, warn: warner(complete) });
+    ofVirtio.splice(0, ofVirtio.length, ...backs);
     // Nobody waits for a POST code: Linux writes there only to pass the time.
     kvm.registerCoalescedMmio({ address: PORT.POST_CODE, size: 1, pio: true });
 
@@ -93,25 +107,36 @@ export async function createVm(config: VmConfig): Promise<Vm> {
     const { cmdline } = request;
     const { signal } = complete;
     const parts = { kvm, memory, plan, cmdline, quirks, quirkOptions, board, fds, threads, statistics, assists, marks };
-    return new Vm({ ...parts, ...streams, signal });
+    return new Vm({ ...parts, ...streams, backs, signal });
   } catch (error) {
     for (const step of undo.toReversed()) await step();
     throw error;
   }
 }
 
-function bootRequest(config: CompleteConfig, quirkOptions = ''): BootRequest {
+function bootRequest(config: CompleteConfig, words: readonly string[] = []): BootRequest {
   const { kernel, initrd, entry, load, cpus, firmware } = config;
-  const options = [config.cmdline, quirkOptions, config.exec === undefined ? '' : 'microvisor.exec=ttyS1'];
+  const added = [...words, config.exec === undefined ? '' : 'microvisor.exec=ttyS1'];
   return {
     kernel: typeof kernel === 'string' ? { path: kernel } : kernel,
     initrd: initrd === undefined ? undefined : { path: initrd },
-    cmdline: options.filter((option) => option !== '').join(' '),
+    cmdline: withWords(config.cmdline, added),
     entry,
     load,
     cpus,
     firmware,
   };
+}
+
+/** Adds words to a kernel command line, before ` -- `: what follows that belongs to init. */
+function withWords(cmdline: string, words: readonly string[]): string {
+  const at = ` ${cmdline} `.indexOf(' -- ');
+  const [kernel, init] = at < 0 ? [cmdline, ''] : [cmdline.slice(0, at).trimEnd(), cmdline.slice(at)];
+  return [kernel, ...words, init].filter((word) => word !== '').join(' ');
+}
+
+function warner({ onWarning }: CompleteConfig): (message: string) => void {
+  return onWarning ?? (() => undefined);
 }
 
 // Not node:crypto: loading it takes longer than everything else about a seed.
@@ -148,6 +173,40 @@ function adviseMemory(memory: GuestMemory, { mergeable, hugePages }: CompleteCon
     if (mergeable) advise(bytes, 'MERGEABLE');
     if (hugePages) advise(bytes, 'HUGEPAGE');
   }
+}
+
+interface VirtioSurroundings {
+  readonly kvm: VmFd;
+  readonly memory: GuestMemory;
+  readonly board: Board;
+  readonly fds: BoardFds;
+  readonly warn: (message: string) => void;
+}
+
+/** Doorbells to ioeventfds, and the backs to the board. */
+function connectVirtio(
+  devices: readonly VirtioDevice[],
+  slots: readonly VirtioSlot[],
+  { kvm, memory, board, fds, warn }: VirtioSurroundings,
+): readonly MmioBack[] {
+  return slots.map(({ offer, base, gsi }, index) => {
+    const irq = part(fds.irq.get(gsi), offer.name);
+    const doorbells = offer.queueSizes.map((_, queue) => part(fds.owner.get(queueBell(offer, queue)), offer.name));
+    for (const [queue, eventfd] of doorbells.entries())
+      kvm.ioeventfd({ eventfd, address: base + QUEUE_NOTIFY, length: 4, datamatch: BigInt(queue) });
+    return new MmioBack(part(devices[index], offer.name), part(board.virtio[index], offer.name), {
+      memory,
+      irq: new EventFdIrqLine(irq),
+      control: part(fds.owner.get(controlBell(offer)), offer.name),
+      doorbells,
+      warn: limitWarnings(warn),
+    });
+  });
+}
+
+function part<T>(found: T | undefined, owner: string): T {
+  if (found === undefined) throw new Error(`the board lacks a part of ${owner}`);
+  return found;
 }
 
 function connectSerial(board: Board, fds: BoardFds, config: CompleteConfig, marks: Marks) {

@@ -4,6 +4,7 @@ import type { ExitStatistics } from '../vcpu/observe/statistics.js';
 import { type ExitReport } from '../vcpu/observe/statistics.js';
 import { reportAssists } from '../vcpu/assist/assist.js';
 import type { BootPlan } from '../boot/request.js';
+import type { VirtioReport } from '../devices/virtio/mmio-back.js';
 import type { Board } from './board.js';
 import type { Mark } from './marks.js';
 import type { Outcome } from './outcome.js';
@@ -25,6 +26,8 @@ export interface VmReport {
   /** Ids of the quirks that were found on this host. */
   readonly quirks: readonly string[];
   readonly unclaimed: { readonly ports: number; readonly mmio: number };
+  /** In the order of their windows. */
+  readonly virtio: readonly VirtioReport[];
   /** Bytes of console output lost: `port` in the guest's UART, `reader` because nobody read the stream. */
   readonly consoleLost: { readonly port: number; readonly reader: number };
 }

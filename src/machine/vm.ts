@@ -3,6 +3,7 @@
 import type { Readable, Writable } from 'node:stream';
 import type { BootPlan } from '../boot/request.js';
 import type { UartBack } from '../devices/legacy/uart16550-back.js';
+import type { MmioBack } from '../devices/virtio/mmio-back.js';
 import { advise } from '../kvm/host-memory.js';
 import type { VmFd } from '../kvm/vm-fd.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
@@ -39,6 +40,8 @@ export interface VmParts {
   readonly input: SerialInput;
   readonly lines: ConsoleLines;
   readonly exec: ExecChannel | undefined;
+  /** The virtio devices, in the order of their windows. */
+  readonly backs: readonly MmioBack[];
   readonly threads: readonly VcpuThread[];
   readonly statistics: readonly ExitStatistics[];
   readonly assists: readonly SharedArrayBuffer[];
@@ -140,7 +143,7 @@ export class Vm implements AsyncDisposable {
 
   /** What has been measured so far; complete once the machine has ended. */
   report(): VmReport {
-    const { board, plan, memory, quirks, statistics, assists, marks, cmdline, com1, output } = this.#parts;
+    const { board, plan, memory, quirks, statistics, assists, marks, cmdline, com1, output, backs } = this.#parts;
     return {
       outcome: this.#outcome,
       timeStamps: marks.all(),
@@ -149,6 +152,7 @@ export class Vm implements AsyncDisposable {
       vcpus: statistics.map((cells, i) => reportVcpu(cells, assists[i] as SharedArrayBuffer, board)),
       quirks,
       unclaimed: { ports: board.unclaimed.ports.get(), mmio: board.unclaimed.mmio.get() },
+      virtio: backs.map((back) => back.report()),
       consoleLost: { port: com1.lostBytes, reader: output.dropped },
     };
   }
@@ -217,6 +221,7 @@ export class Vm implements AsyncDisposable {
     output.push(null);
     input.destroy();
     exec?.close();
+    await Promise.all(this.#parts.backs.map((back) => back.close()));
     this.#release();
     marks.set('ended');
     this.#state = 'ended';

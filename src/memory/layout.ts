@@ -61,7 +61,6 @@ export const LOW_RAM_END = 0xc000_0000;
 /** virtio-mmio windows, one page each, upwards from here. */
 export const VIRTIO_MMIO_BASE = 0xd000_0000;
 export const VIRTIO_MMIO_STRIDE = 0x1000;
-export const VIRTIO_MMIO_SLOTS = 64;
 export const IOAPIC_BASE = 0xfec0_0000;
 export const LAPIC_BASE = 0xfee0_0000;
 /** One page for KVM_SET_IDENTITY_MAP_ADDR (VMX without unrestricted guest). */
@@ -105,11 +104,17 @@ export const GSI = {
   RTC: 8,
   /** ACPI system control interrupt. */
   SCI: 9,
-  /** First GSI of the virtio-mmio devices. */
-  VIRTIO_FIRST: 10,
   /** Pins of KVM's in-kernel IOAPIC. */
   COUNT: 24,
 } as const;
+
+/**
+ * GSIs of the virtio-mmio devices, in the order in which they are given away: ISA interrupts that nobody here has.
+ * A device on the kernel command line names a Linux interrupt number, which is the GSI for the first sixteen only.
+ */
+export const VIRTIO_GSIS = [10, 11, 5, 6, 7, 14, 15, 12, 13] as const;
+/** More of them, for guests that find their devices through ACPI alone. */
+export const VIRTIO_ACPI_GSIS = [...VIRTIO_GSIS, 16, 17, 18, 19, 20, 21, 22, 23] as const;
 
 /** A stretch of guest-physical address space. */
 export interface AddressRange {

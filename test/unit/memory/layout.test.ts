@@ -18,7 +18,7 @@ describe('layout', () => {
       ['MP table', layout.MP_TABLE, layout.VIDEO_HOLE - layout.MP_TABLE],
       ['ACPI', layout.ACPI_RSDP, layout.ACPI_END - layout.ACPI_RSDP],
       ['high memory', layout.HIGH_MEMORY, layout.LOW_RAM_END - layout.HIGH_MEMORY],
-      ['virtio-mmio', layout.VIRTIO_MMIO_BASE, layout.VIRTIO_MMIO_STRIDE * layout.VIRTIO_MMIO_SLOTS],
+      ['virtio-mmio', layout.VIRTIO_MMIO_BASE, layout.VIRTIO_MMIO_STRIDE * layout.VIRTIO_ACPI_GSIS.length],
       ['IOAPIC', layout.IOAPIC_BASE, layout.PAGE_SIZE],
       ['LAPIC', layout.LAPIC_BASE, layout.PAGE_SIZE],
       ['identity map', layout.KVM_IDENTITY_MAP, layout.PAGE_SIZE],
@@ -31,12 +31,16 @@ describe('layout', () => {
     }
   });
 
-  it("gives each fixed device a pin of its own, below the virtio devices'", () => {
-    const { COUNT, VIRTIO_FIRST, ...fixed } = layout.GSI;
-    const pins = Object.values(fixed);
+  it('gives each device a pin of its own', () => {
+    const { COUNT, ...fixed } = layout.GSI;
+    const pins = [...Object.values(fixed), ...layout.VIRTIO_ACPI_GSIS];
     expect(new Set(pins).size).toBe(pins.length);
-    for (const pin of pins) expect(pin).toBeLessThan(VIRTIO_FIRST);
-    expect(VIRTIO_FIRST).toBeLessThan(COUNT);
+    for (const pin of pins) expect(pin).toBeLessThan(COUNT);
+  });
+
+  it('gives guests without ACPI only pins that are Linux interrupt numbers', () => {
+    expect(layout.VIRTIO_ACPI_GSIS.slice(0, layout.VIRTIO_GSIS.length)).toEqual([...layout.VIRTIO_GSIS]);
+    for (const pin of layout.VIRTIO_GSIS) expect(pin).toBeLessThan(16);
   });
 
   it('gives each device ports of its own', () => {

@@ -1,0 +1,21 @@
+// The backs of a machine's virtio devices, made from the configuration before any VM exists.
+// One row a kind of device; the order is that of the windows and of Linux' names (vda, eth0).
+import type { VirtioDevice } from '../devices/virtio/device.js';
+import type { GuestMemory } from '../memory/guest-memory.js';
+import type { CompleteConfig } from './config.js';
+
+export interface VirtioDevices {
+  readonly devices: readonly VirtioDevice[];
+}
+
+/** @throws ConfigError, or the error of a file or host part that cannot be opened; nothing stays open then */
+export async function createVirtioDevices(config: CompleteConfig, memory: GuestMemory): Promise<VirtioDevices> {
+  const devices: VirtioDevice[] = [];
+  try {
+    for (const make of config.virtio) devices.push(await make(memory));
+    return { devices };
+  } catch (error) {
+    for (const device of devices) await device.close();
+    throw error;
+  }
+}
