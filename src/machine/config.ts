@@ -102,7 +102,10 @@ const schema = v.strictObject({
   console: v.optional(oneOf(['serial', 'virtio']), 'serial'),
   entropy: v.optional(v.boolean('must be true or false'), false),
   virtio: v.optional(
-    v.array(v.custom<VirtioFactory>((value) => typeof value === 'function', 'must be a function')),
+    v.array(
+      v.custom<VirtioFactory>((value) => typeof value === 'function', 'must be a function'),
+      'must be a list of functions',
+    ),
     [],
   ),
   onWarning: v.optional(

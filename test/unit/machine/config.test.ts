@@ -33,6 +33,12 @@ const BAD: Readonly<Record<string, readonly unknown[]>> = {
   hugePages: NOT_A_BOOLEAN,
   consoleOverflow: ['block', '', null],
   exec: ['ls', 5, null],
+  disks: ['disk.img', null, {}],
+  nets: ['user', null, {}],
+  console: ['hvc0', '', null],
+  entropy: NOT_A_BOOLEAN,
+  virtio: [{}, null, 'net'],
+  onWarning: ['say', null],
   appendQuirkOptions: NOT_A_BOOLEAN,
   milestones: ['login', null],
   signal: [{ aborted: false }, new AbortController(), null],
@@ -50,6 +56,11 @@ describe('completeConfig', () => {
       mergeable: false,
       hugePages: false,
       consoleOverflow: 'drop',
+      disks: [],
+      nets: [],
+      console: 'serial',
+      entropy: false,
+      virtio: [],
       appendQuirkOptions: false,
       milestones: {},
     });
@@ -70,6 +81,19 @@ describe('completeConfig', () => {
       hugePages: true,
       consoleOverflow: 'wait',
       exec: { argv: ['ls', ''], env: { A: 'b' }, cwd: '/' },
+      disks: [
+        { path: 'a.img', readOnly: false },
+        { path: 'b.img', readOnly: true, overlay: 'o', id: 'b', bytesPerSecond: 1, operationsPerSecond: 2 },
+      ],
+      nets: [
+        { backend: { kind: 'user', forwards: [{ host: 8080, guest: 80 }] } },
+        { backend: { kind: 'tap', name: 'tap0' }, mac: '52:54:00:12:34:56', pcap: 'net.pcap' },
+        { backend: { kind: 'switch', name: 'lan' } },
+      ],
+      console: 'virtio',
+      entropy: true,
+      virtio: [],
+      onWarning: () => undefined,
       appendQuirkOptions: true,
       milestones: { prompt: '# ' },
       signal,
@@ -90,7 +114,7 @@ describe('completeConfig', () => {
 
   it('has a row for every field', () => {
     expect(Object.keys(BAD).toSorted()).toEqual(
-      [...Object.keys(completeConfig({ kernel: KERNEL })), 'exec', 'initrd', 'load', 'signal'].toSorted(),
+      [...Object.keys(completeConfig({ kernel: KERNEL })), 'exec', 'initrd', 'load', 'onWarning', 'signal'].toSorted(),
     );
   });
 
@@ -105,6 +129,23 @@ describe('completeConfig', () => {
   ])('names the field inside: %s', (field, exec) => {
     const bad = exec === undefined ? { milestones: { prompt: 1 } } : { exec };
     expect(refuse({ kernel: KERNEL, ...bad }).field).toBe(field);
+  });
+
+  it.each([
+    ['disks.0.path', { disks: [{}] }],
+    ['disks.1.path', { disks: [{ path: 'a' }, { path: '' }] }],
+    ['disks.0.id', { disks: [{ path: 'a', id: 'é'.repeat(11) }] }],
+    ['disks.0.bytesPerSecond', { disks: [{ path: 'a', bytesPerSecond: 0 }] }],
+    ['disks.0.format', { disks: [{ path: 'a', format: 'qcow2' }] }],
+    ['nets.0.backend', { nets: [{}] }],
+    ['nets.0.backend.kind', { nets: [{ backend: { kind: 'bridge' } }] }],
+    ['nets.0.backend.name', { nets: [{ backend: { kind: 'tap', name: 'an interface name' } }] }],
+    ['nets.0.backend.forwards.0.host', { nets: [{ backend: { kind: 'user', forwards: [{ host: 0, guest: 1 }] } }] }],
+    ['nets.0.mac', { nets: [{ backend: { kind: 'user' }, mac: '01:00:5e:00:00:01' }] }],
+    ['nets.0.mac', { nets: [{ backend: { kind: 'user' }, mac: '52:54:00:12:34' }] }],
+    ['virtio.0', { virtio: [{}] }],
+  ])('names the field of a device: %s', (field, devices) => {
+    expect(refuse({ kernel: KERNEL, ...devices }).field).toBe(field);
   });
 
   it('a field that does not exist is named, and where to look', () => {
