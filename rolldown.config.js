@@ -7,6 +7,8 @@ export default {
     // Loaded by their URLs: the vCPU thread, and the board that it builds.
     'vcpu/worker': 'dist/src/vcpu/worker.js',
     'machine/board': 'dist/src/machine/board.js',
+    // Loaded by the modules of users' devices, in each vCPU thread: by itself, for the library takes forty milliseconds.
+    'devices/user-device': 'dist/src/devices/user-device.js',
   },
   platform: 'node',
   external: [/^node:/, 'koffi', 'iced-x86'],

@@ -1,6 +1,8 @@
 // The board: which devices a machine has, and the two buses over them. Every thread of the machine, owner included,
 // builds it here from the same plain data over the same register file.
 import { Bus } from '../devices/bus.js';
+import { createClosureFront } from '../devices/closure-front.js';
+import { allocateMailboxes, type ClosureMailbox } from '../devices/closure-mailbox.js';
 import { EventFdIrqLine } from '../devices/irq-line.js';
 import type { OwnerWait } from '../devices/owner-wait.js';
 import { NO_WAIT } from '../devices/owner-wait.js';
@@ -12,6 +14,7 @@ import { allocateMmioState, type MmioState } from '../devices/virtio/mmio-state.
 import { EventFd } from '../kvm/event-fd.js';
 import { GSI, PORT, type AddressRange } from '../memory/layout.js';
 import type { VcpuBuses } from '../vcpu/worker-protocol.js';
+import { attachUserDevices, reloadUserDevices, type UserDevice, type UserDeviceData } from './user-devices.js';
 import { controlBell, queueBell, type VirtioSlot } from './virtio-slots.js';
 
 /** What crosses to a vCPU thread. Structured-cloneable; the numbers are file descriptors, which each thread duplicates. */
@@ -19,6 +22,8 @@ export interface BoardData {
   readonly registers: SharedArrayBuffer;
   readonly legacy: readonly LegacyConfig[];
   readonly virtio: readonly VirtioSlot[];
+  readonly user: readonly UserDeviceData[];
+  readonly cpus: number;
   /** Guest RAM, for checks of what a driver says about its queues. */
   readonly ram: readonly AddressRange[];
   /** Eventfd of each GSI that a device of the board uses, bound to it by KVM_IRQFD. */
@@ -38,6 +43,8 @@ export interface Board {
   readonly legacy: LegacyFronts;
   /** By slot. */
   readonly virtio: readonly MmioState[];
+  /** By vCPU, for the devices of closures; none when there are none. */
+  readonly mailboxes: readonly ClosureMailbox[];
   /** How many accesses nobody served, of all vCPUs together. */
   readonly unclaimed: { readonly ports: Field; readonly mmio: Field };
 }
@@ -77,11 +84,16 @@ export interface BoardFds {
 export interface BoardPlan {
   readonly legacy: readonly LegacyConfig[];
   readonly virtio: readonly VirtioSlot[];
+  readonly user: readonly UserDevice[];
+  readonly cpus: number;
   readonly ram: readonly AddressRange[];
 }
 
+/** Name of the eventfd by which vCPUs wake the owner for its closures. */
+export const CLOSURE_BELL = 'closures';
+
 /** Creates the eventfds that the devices need. The caller closes them after the board. */
-export function createBoardFds({ legacy, virtio }: BoardPlan): BoardFds {
+export function createBoardFds({ legacy, virtio, user }: BoardPlan): BoardFds {
   const irq = new Map<number, EventFd>();
   const owner = new Map<string, EventFd>();
   for (const device of legacy) {
@@ -93,6 +105,8 @@ export function createBoardFds({ legacy, virtio }: BoardPlan): BoardFds {
     owner.set(controlBell(offer), EventFd.create());
     for (const index of offer.queueSizes.keys()) owner.set(queueBell(offer, index), EventFd.create());
   }
+  for (const { gsi } of user) if (gsi !== undefined) irq.set(gsi, EventFd.create());
+  if (user.some(isOfClosures)) owner.set(CLOSURE_BELL, EventFd.create());
   return { irq, owner, event: EventFd.create() };
 }
 
@@ -109,6 +123,7 @@ export function createBoard(plan: BoardPlan, fds: BoardFds): { board: Board; dat
     owner: (device) => fds.owner.get(device),
     event: fds.event,
     wait: NO_WAIT,
+    vcpu: undefined,
   });
   const number = ([key, eventFd]: readonly [string | number, EventFd]) => [key, eventFd.fd] as const;
   return {
@@ -116,6 +131,7 @@ export function createBoard(plan: BoardPlan, fds: BoardFds): { board: Board; dat
     data: {
       registers: registers.share(),
       ...plan,
+      user: plan.user.map((device) => device.data),
       irqFds: Object.fromEntries([...fds.irq].map(number)),
       ownerFds: Object.fromEntries([...fds.owner].map(number)),
       eventFd: fds.event.fd,
@@ -124,8 +140,9 @@ export function createBoard(plan: BoardPlan, fds: BoardFds): { board: Board; dat
 }
 
 /** BoardModule for the vCPU threads. */
-export function buildVcpuBuses(data: unknown, wait: OwnerWait): VcpuBuses {
-  const { registers, irqFds, ownerFds, eventFd, ...plan } = data as BoardData;
+export async function buildVcpuBuses(data: unknown, wait: OwnerWait, index: number): Promise<VcpuBuses> {
+  const { registers, irqFds, ownerFds, eventFd, ...rest } = data as BoardData;
+  const plan = { ...rest, user: await reloadUserDevices(rest.user) };
   // Duplicates of the owner's descriptors; they go with the thread.
   const adopt = (fd: number | undefined): EventFd | undefined => (fd === undefined ? undefined : EventFd.adopt(fd));
   const board = build(RegisterFile.attach(registers), plan, {
@@ -133,9 +150,10 @@ export function buildVcpuBuses(data: unknown, wait: OwnerWait): VcpuBuses {
     owner: (device) => adopt(ownerFds[device]),
     event: EventFd.adopt(eventFd),
     wait,
+    vcpu: index,
   });
-  const { words, index } = board.events.pending;
-  return { pio: board.pio, mmio: board.mmio, pending: words.subarray(index, index + 1) };
+  const { words, index: at } = board.events.pending;
+  return { pio: board.pio, mmio: board.mmio, pending: words.subarray(at, at + 1) };
 }
 
 interface Fds {
@@ -143,15 +161,18 @@ interface Fds {
   owner(device: string): EventFd | undefined;
   readonly event: EventFd;
   readonly wait: OwnerWait;
+  /** Index of the vCPU whose thread this is; undefined on the owner's. */
+  readonly vcpu: number | undefined;
 }
 
 function build(registers: RegisterFile, plan: BoardPlan, fds: Fds): Board {
   const events = new MachineEvents(registers, fds.event);
+  const irqLine = (gsi: number) => new EventFdIrqLine(required(fds.irq(gsi), `GSI ${gsi}`));
   const legacy = buildLegacy(plan.legacy, {
     registers,
     events,
     clock: { now: () => Date.now() },
-    irqLine: (gsi) => new EventFdIrqLine(required(fds.irq(gsi), `GSI ${gsi}`)),
+    irqLine,
     ownerSignal: (device) => required(fds.owner(device), device),
   });
   const virtio = plan.virtio.map(({ offer }) => allocateMmioState(registers, offer));
@@ -159,7 +180,7 @@ function build(registers: RegisterFile, plan: BoardPlan, fds: Fds): Board {
     ports: { doc: 'port accesses that nobody served, modulo 2^32' },
     mmio: { doc: 'MMIO accesses that nobody served, modulo 2^32' },
   });
-  registers.seal();
+  const mailboxes = plan.user.some(isOfClosures) ? allocateMailboxes(registers, plan.cpus) : [];
   const pio = Bus.ports(() => unclaimed.ports.add(1));
   for (const { base, length, handler } of legacy.attachments) pio.attach(base, length, handler);
   const mmio = Bus.mmio(() => unclaimed.mmio.add(1));
@@ -173,7 +194,24 @@ function build(registers: RegisterFile, plan: BoardPlan, fds: Fds): Board {
     });
     mmio.attach(base, MMIO_BYTES, front);
   }
-  return { pio, mmio, registers, events, legacy, virtio, unclaimed };
+  attachUserDevices(plan.user, {
+    registers,
+    pio,
+    mmio,
+    irqLine,
+    closureFront: (name, device) =>
+      createClosureFront(name, device, {
+        mailbox: mailboxes[fds.vcpu ?? -1] as ClosureMailbox,
+        bell: required(fds.owner(CLOSURE_BELL), name),
+        wait: fds.wait,
+      }),
+  });
+  registers.seal();
+  return { pio, mmio, registers, events, legacy, virtio, mailboxes, unclaimed };
+}
+
+function isOfClosures({ data }: UserDevice): boolean {
+  return data.kind === 'closures';
 }
 
 function liesIn(ranges: readonly AddressRange[], gpa: number, length: number): boolean {

@@ -5,6 +5,7 @@ import type { GuestMemory } from '../memory/guest-memory.js';
 import { ConfigError } from './config-error.js';
 import { integer, oneOf, text } from './config-words.js';
 import { deviceEntries, type DiskConfig, type NetConfig } from './device-config.js';
+import type { UserDeviceConfig } from './user-devices.js';
 
 export { ConfigError };
 
@@ -58,6 +59,8 @@ export interface VmConfig {
   readonly entropy?: boolean;
   /** virtio devices of your own, made for the machine's RAM: see VirtioDevice. */
   readonly virtio?: readonly VirtioFactory[];
+  /** Devices of your own: modules with a table of registers, or closures; see UserDeviceConfig for what each costs. */
+  readonly devices?: readonly UserDeviceConfig[];
   /** Gets a line when a device meets something that its owner should know; at most a few a second. */
   readonly onWarning?: (message: string) => void;
   /** Adds the options by which Linux avoids what this host's KVM cannot do; default false: they are only suggested. */
@@ -105,6 +108,13 @@ const schema = v.strictObject({
     v.array(
       v.custom<VirtioFactory>((value) => typeof value === 'function', 'must be a function'),
       'must be a list of functions',
+    ),
+    [],
+  ),
+  devices: v.optional(
+    v.array(
+      v.custom<UserDeviceConfig>((value) => typeof value === 'object' && value !== null, 'must be an object'),
+      'must be a list of devices',
     ),
     [],
   ),

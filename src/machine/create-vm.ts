@@ -27,6 +27,7 @@ import { ExecChannel } from './exec-channel.js';
 import { hostQuirks } from './host-quirks.js';
 import { Marks } from './marks.js';
 import { SerialInput, SerialOutput } from './serial-streams.js';
+import { checkInterrupts, loadUserDevices } from './user-devices.js';
 import { VcpuThread } from './vcpu-thread.js';
 import { createVirtioDevices } from './virtio-devices.js';
 import { assignSlots, controlBell, deviceWords, queueBell, type VirtioSlot } from './virtio-slots.js';
@@ -44,6 +45,7 @@ export async function createVm(config: VmConfig): Promise<Vm> {
   const complete = completeConfig(config);
   const bytes = complete.memoryMiB * MIB;
   checkBoot(bytes, bootRequest(complete));
+  const user = await loadUserDevices(complete.devices, ramRanges(bytes));
   using system = System.open();
   const probed = hostQuirks(system);
   const quirks = presentQuirks(probed);
@@ -61,6 +63,10 @@ export async function createVm(config: VmConfig): Promise<Vm> {
       virtio.devices.map(({ offer }) => offer),
       complete.firmware,
     );
+    checkInterrupts(
+      user,
+      slots.map(({ offer: { name }, gsi }) => ({ name, gsi })),
+    );
     const words = [complete.appendQuirkOptions ? quirkOptions : '', ...deviceWords(slots, complete.firmware)];
     const devices = slots.map(({ base, gsi }) => ({ base, size: VIRTIO_MMIO_STRIDE, gsi }));
     const request = { ...bootRequest(complete, words), devices, rngSeed: randomSeed() };
@@ -70,7 +76,7 @@ export async function createVm(config: VmConfig): Promise<Vm> {
     undo.push(() => kvm.close());
     if (quirks.includes('syscall')) armSyscallRemedy(kvm);
     const legacy = legacyDevices(bytes, complete.consoleOverflow);
-    const boardPlan = { legacy, virtio: slots, ram: ramRanges(bytes) };
+    const boardPlan = { legacy, virtio: slots, user, cpus: complete.cpus, ram: ramRanges(bytes) };
     const fds = createBoardFds(boardPlan);
     undo.push(() => closeBoardFds(fds));
     const { board, data } = createBoard(boardPlan, fds);
@@ -107,7 +113,7 @@ export async function createVm(config: VmConfig): Promise<Vm> {
     const { cmdline } = request;
     const { signal } = complete;
     const parts = { kvm, memory, plan, cmdline, quirks, quirkOptions, board, fds, threads, statistics, assists, marks };
-    return new Vm({ ...parts, ...streams, backs, signal });
+    return new Vm({ ...parts, ...streams, backs, user, signal });
   } catch (error) {
     for (const step of undo.toReversed()) await step();
     throw error;

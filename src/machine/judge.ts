@@ -1,6 +1,7 @@
 // Decides a machine's outcome from what ended it and what was seen until then. Pure: one place, every case a test.
 // ACPI 6.5 §16.1.7 (S5); Linux kernel/panic.c (a panic may reset the machine, which is no success).
 import { MACHINE_EVENT, type MachineEvent } from '../devices/machine-event.js';
+import { DEVICE_FAILED } from '../devices/user-device-front.js';
 import { describeStop, type VcpuStop } from '../vcpu/stop.js';
 import type { CommandEnd } from './exec-channel.js';
 import type { FailureKind, Outcome } from './outcome.js';
@@ -54,6 +55,7 @@ export function judge(evidence: Evidence): Outcome {
 
 function judgeVcpu(evidence: Evidence, end: VcpuEnd): Outcome {
   const index = evidence.ends.indexOf(end);
+  if (end.type === 'crashed' && end.code === DEVICE_FAILED) return asFailure(evidence, 'device-failed', end.message);
   if (end.type === 'crashed') {
     const reason = end.code === undefined ? end.message : `${end.code}: ${end.message}`;
     return asFailure(evidence, 'vcpu-thread-crashed', `vCPU ${index}'s thread failed: ${reason}`);

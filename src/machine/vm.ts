@@ -2,15 +2,18 @@
 // Composition is create-vm.ts; this file is the machine's life from `created` to `ended`.
 import type { Readable, Writable } from 'node:stream';
 import type { BootPlan } from '../boot/request.js';
+import { ClosureBack } from '../devices/closure-back.js';
 import type { UartBack } from '../devices/legacy/uart16550-back.js';
 import type { MmioBack } from '../devices/virtio/mmio-back.js';
+import type { FieldRows } from '../devices/register-file.js';
 import { advise } from '../kvm/host-memory.js';
 import type { VmFd } from '../kvm/vm-fd.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { VcpuCallArguments, VcpuCallName, VcpuCallResult } from '../vcpu/calls.js';
 import type { ExitStatistics } from '../vcpu/observe/statistics.js';
-import { closeBoardFds, type Board, type BoardFds } from './board.js';
+import { closeBoardFds, CLOSURE_BELL, type Board, type BoardFds } from './board.js';
 import type { ConsoleLines } from './console-lines.js';
+import { deviceHandle, type DeviceHandle } from './device-handle.js';
 import type { CommandEnd, ExecChannel } from './exec-channel.js';
 import { watchForHalt } from './halt-watch.js';
 import { judge, type Cause } from './judge.js';
@@ -18,6 +21,7 @@ import type { Marks } from './marks.js';
 import type { Outcome } from './outcome.js';
 import { reportVcpu, type VmReport } from './report.js';
 import type { SerialInput, SerialOutput } from './serial-streams.js';
+import type { UserDevice } from './user-devices.js';
 import type { VcpuEnd, VcpuThread } from './vcpu-thread.js';
 
 /** After its command's end the guest has so long to switch itself off. */
@@ -42,6 +46,8 @@ export interface VmParts {
   readonly exec: ExecChannel | undefined;
   /** The virtio devices, in the order of their windows. */
   readonly backs: readonly MmioBack[];
+  /** The user's own devices, in the order of the configuration. */
+  readonly user: readonly UserDevice[];
   readonly threads: readonly VcpuThread[];
   readonly statistics: readonly ExitStatistics[];
   readonly assists: readonly SharedArrayBuffer[];
@@ -81,6 +87,7 @@ export class Vm implements AsyncDisposable {
   #resolve: (outcome: Outcome) => void = () => undefined;
   #command: CommandEnd | undefined;
   #halt: { close(): void } | undefined;
+  readonly #closures: ClosureBack | undefined;
   readonly #abort = (): void => void this.#finish({ kind: 'stopped', by: 'abort' }, false);
 
   constructor(parts: VmParts) {
@@ -97,6 +104,7 @@ export class Vm implements AsyncDisposable {
       },
       call: (call, ...args) => thread.call(call, ...args),
     }));
+    this.#closures = this.#serveClosures();
     parts.fds.event.onReadable(() => this.#onMachineEvent());
     for (const thread of parts.threads) void thread.ended.then((end) => this.#onVcpuEnd(end));
     this.#followCommand();
@@ -157,6 +165,17 @@ export class Vm implements AsyncDisposable {
     };
   }
 
+  /**
+   * A device of this machine by its name in the report: the fields of its registers, live, and its interrupt.
+   * `vm.device<typeof counter.fields>('counter')` knows the names of the fields.
+   * @throws RangeError for a name that no device has
+   */
+  device<R extends FieldRows = FieldRows>(name: string): DeviceHandle<R> {
+    const { board, user, fds } = this.#parts;
+    const irqFd = (gsi: number) => (this.#state === 'ended' ? undefined : fds.irq.get(gsi));
+    return deviceHandle<R>(name, { registers: board.registers, user, irqFd });
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
   }
@@ -166,6 +185,20 @@ export class Vm implements AsyncDisposable {
     this.#state = 'running';
     for (const thread of threads) thread.run();
     this.#halt = watchForHalt(threads, () => void this.#finish({ kind: 'halted' }, true));
+  }
+
+  #serveClosures(): ClosureBack | undefined {
+    const { board, fds, user } = this.#parts;
+    const bell = fds.owner.get(CLOSURE_BELL);
+    if (bell === undefined) return undefined;
+    return new ClosureBack(
+      user.map(({ handler }) => handler),
+      {
+        mailboxes: board.mailboxes,
+        bell,
+        onFailure: (message) => void this.#finish({ kind: 'device', message }, true),
+      },
+    );
   }
 
   #onMachineEvent(): void {
@@ -198,6 +231,7 @@ export class Vm implements AsyncDisposable {
     this.#state = 'ending';
     const { threads, com1, com2, output, input, exec, lines, marks, signal } = this.#parts;
     this.#halt?.close();
+    this.#closures?.close();
     signal?.removeEventListener('abort', this.#abort);
     // A panic's line may still wait in the ring when the machine's reset is already here.
     com1.drain();

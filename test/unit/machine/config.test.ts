@@ -38,6 +38,7 @@ const BAD: Readonly<Record<string, readonly unknown[]>> = {
   console: ['hvc0', '', null],
   entropy: NOT_A_BOOLEAN,
   virtio: [{}, null, 'net'],
+  devices: [{}, null, 'counter.js'],
   onWarning: ['say', null],
   appendQuirkOptions: NOT_A_BOOLEAN,
   milestones: ['login', null],
@@ -61,6 +62,7 @@ describe('completeConfig', () => {
       console: 'serial',
       entropy: false,
       virtio: [],
+      devices: [],
       appendQuirkOptions: false,
       milestones: {},
     });
@@ -93,6 +95,7 @@ describe('completeConfig', () => {
       console: 'virtio',
       entropy: true,
       virtio: [],
+      devices: [{ module: 'counter.js', options: { base: 1 } }],
       onWarning: () => undefined,
       appendQuirkOptions: true,
       milestones: { prompt: '# ' },
@@ -144,6 +147,7 @@ describe('completeConfig', () => {
     ['nets.0.mac', { nets: [{ backend: { kind: 'user' }, mac: '01:00:5e:00:00:01' }] }],
     ['nets.0.mac', { nets: [{ backend: { kind: 'user' }, mac: '52:54:00:12:34' }] }],
     ['virtio.0', { virtio: [{}] }],
+    ['devices.1', { devices: [{ module: 'a.js' }, 'b.js'] }],
   ])('names the field of a device: %s', (field, devices) => {
     expect(refuse({ kernel: KERNEL, ...devices }).field).toBe(field);
   });
