@@ -3,7 +3,6 @@
 import { closeSync, openSync, readSync } from 'node:fs';
 import { checkBoot, loadImage } from '../boot/load-image.js';
 import type { BootRequest } from '../boot/request.js';
-import { UartBack } from '../devices/legacy/uart16550-back.js';
 import type { VirtioDevice } from '../devices/virtio/device.js';
 import { MmioBack } from '../devices/virtio/mmio-back.js';
 import { QUEUE_NOTIFY } from '../devices/virtio/mmio-front.js';
@@ -22,11 +21,9 @@ import { ExitStatistics } from '../vcpu/observe/statistics.js';
 import { LOCK_WORDS } from '../vcpu/worker-protocol.js';
 import { closeBoardFds, createBoard, createBoardFds, legacyDevices, type Board, type BoardFds } from './board.js';
 import { completeConfig, type CompleteConfig, type VmConfig } from './config.js';
-import { ConsoleLines } from './console-lines.js';
-import { ExecChannel } from './exec-channel.js';
+import { connectConsoles, serialOverflow } from './consoles.js';
 import { hostQuirks } from './host-quirks.js';
 import { Marks } from './marks.js';
-import { SerialInput, SerialOutput } from './serial-streams.js';
 import { checkInterrupts, loadUserDevices } from './user-devices.js';
 import { VcpuThread } from './vcpu-thread.js';
 import { createVirtioDevices } from './virtio-devices.js';
@@ -75,7 +72,7 @@ export async function createVm(config: VmConfig): Promise<Vm> {
     const kvm = createKvmVm(system, memory);
     undo.push(() => kvm.close());
     if (quirks.includes('syscall')) armSyscallRemedy(kvm);
-    const legacy = legacyDevices(bytes, complete.consoleOverflow);
+    const legacy = legacyDevices(bytes, serialOverflow(complete));
     const boardPlan = { legacy, virtio: slots, user, cpus: complete.cpus, ram: ramRanges(bytes) };
     const fds = createBoardFds(boardPlan);
     undo.push(() => closeBoardFds(fds));
@@ -108,12 +105,12 @@ export async function createVm(config: VmConfig): Promise<Vm> {
     await Promise.all(threads.map((thread) => thread.ready));
     await threads[0]?.call('applyBootState', plan.entryState);
     const marks = new Marks();
-    const streams = connectSerial(board, fds, complete, marks);
+    const consoles = connectConsoles(board, fds, complete, virtio.console, marks);
     marks.set('created');
     const { cmdline } = request;
     const { signal } = complete;
     const parts = { kvm, memory, plan, cmdline, quirks, quirkOptions, board, fds, threads, statistics, assists, marks };
-    return new Vm({ ...parts, ...streams, backs, user, signal });
+    return new Vm({ ...parts, consoles, resize: virtio.console, backs, user, signal });
   } catch (error) {
     for (const step of undo.toReversed()) await step();
     throw error;
@@ -213,25 +210,6 @@ function connectVirtio(
 function part<T>(found: T | undefined, owner: string): T {
   if (found === undefined) throw new Error(`the board lacks a part of ${owner}`);
   return found;
-}
-
-function connectSerial(board: Board, fds: BoardFds, config: CompleteConfig, marks: Marks) {
-  const back = (name: string): UartBack => {
-    const port = board.legacy.uarts.get(name);
-    const bell = fds.owner.get(name);
-    const irq = port === undefined ? undefined : fds.irq.get(port.gsi);
-    if (port === undefined || bell === undefined || irq === undefined) throw new Error(`the board has no ${name}`);
-    return new UartBack(port.uart.state, port.options, { irq: new EventFdIrqLine(irq), bell });
-  };
-  const com1 = back('COM1');
-  const com2 = back('COM2');
-  const lines = new ConsoleLines(config.milestones, (name) => marks.set(name));
-  const output = new SerialOutput(com1, config.consoleOverflow, (bytes) => {
-    marks.set('firstOutput');
-    lines.push(bytes);
-  });
-  const exec = config.exec === undefined ? undefined : new ExecChannel(com2, config.exec);
-  return { com1, com2, lines, output, input: new SerialInput(com1), exec };
 }
 
 function each<T>(count: number, make: (index: number) => T): T[] {

@@ -3,9 +3,13 @@
 import type { VirtioDevice } from '../devices/virtio/device.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { CompleteConfig } from './config.js';
+import type { ConsolePort } from './consoles.js';
+import type { ConsoleSize } from './vm.js';
 
 export interface VirtioDevices {
   readonly devices: readonly VirtioDevice[];
+  /** The one among them that is the machine's console. */
+  readonly console: (ConsolePort & ConsoleSize) | undefined;
 }
 
 /** @throws ConfigError, or the error of a file or host part that cannot be opened; nothing stays open then */
@@ -13,7 +17,7 @@ export async function createVirtioDevices(config: CompleteConfig, memory: GuestM
   const devices: VirtioDevice[] = [];
   try {
     for (const make of config.virtio) devices.push(await make(memory));
-    return { devices };
+    return { devices, console: undefined };
   } catch (error) {
     for (const device of devices) await device.close();
     throw error;

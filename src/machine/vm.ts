@@ -3,7 +3,6 @@
 import type { Readable, Writable } from 'node:stream';
 import type { BootPlan } from '../boot/request.js';
 import { ClosureBack } from '../devices/closure-back.js';
-import type { UartBack } from '../devices/legacy/uart16550-back.js';
 import type { MmioBack } from '../devices/virtio/mmio-back.js';
 import type { FieldRows } from '../devices/register-file.js';
 import { advise } from '../kvm/host-memory.js';
@@ -12,15 +11,14 @@ import type { GuestMemory } from '../memory/guest-memory.js';
 import type { VcpuCallArguments, VcpuCallName, VcpuCallResult } from '../vcpu/calls.js';
 import type { ExitStatistics } from '../vcpu/observe/statistics.js';
 import { closeBoardFds, CLOSURE_BELL, type Board, type BoardFds } from './board.js';
-import type { ConsoleLines } from './console-lines.js';
+import { allConsoles, panicLine, type Consoles } from './consoles.js';
 import { deviceHandle, type DeviceHandle } from './device-handle.js';
-import type { CommandEnd, ExecChannel } from './exec-channel.js';
+import type { CommandEnd } from './exec-channel.js';
 import { watchForHalt } from './halt-watch.js';
 import { judge, type Cause } from './judge.js';
 import type { Marks } from './marks.js';
 import type { Outcome } from './outcome.js';
 import { reportVcpu, type VmReport } from './report.js';
-import type { SerialInput, SerialOutput } from './serial-streams.js';
 import type { UserDevice } from './user-devices.js';
 import type { VcpuEnd, VcpuThread } from './vcpu-thread.js';
 
@@ -38,12 +36,9 @@ export interface VmParts {
   readonly quirkOptions: string;
   readonly board: Board;
   readonly fds: BoardFds;
-  readonly com1: UartBack;
-  readonly com2: UartBack;
-  readonly output: SerialOutput;
-  readonly input: SerialInput;
-  readonly lines: ConsoleLines;
-  readonly exec: ExecChannel | undefined;
+  readonly consoles: Consoles;
+  /** The virtio console, when there is one. */
+  readonly resize: ConsoleSize | undefined;
   /** The virtio devices, in the order of their windows. */
   readonly backs: readonly MmioBack[];
   /** The user's own devices, in the order of the configuration. */
@@ -67,13 +62,25 @@ export interface VcpuHandle {
   call<N extends VcpuCallName>(call: N, ...args: VcpuCallArguments<N>): Promise<VcpuCallResult<N>>;
 }
 
+export interface ConsoleStreams {
+  readonly output: Readable;
+  readonly input: Writable;
+}
+
+/** What can be told the size of the terminal behind it. */
+export interface ConsoleSize {
+  resize(columns: number, rows: number): void;
+}
+
 export type VmState = 'created' | 'running' | 'paused' | 'ending' | 'ended';
 
 export class Vm implements AsyncDisposable {
   /** Guest RAM, live: reads and writes are the guest's own bytes. Gone (zeroed) once the machine has ended. */
   readonly memory: GuestMemory;
-  /** COM1: what the guest prints, and what it is to read. */
-  readonly console: { readonly output: Readable; readonly input: Writable };
+  /** What the guest prints, and what it is to read: on COM1, or on the virtio console when the configuration says so. */
+  readonly console: ConsoleStreams;
+  /** COM1, where firmware and kernels print early. The same as `console` without a virtio console. */
+  readonly serial: ConsoleStreams;
   /** The command's streams, when the configuration has an `exec`. */
   readonly exec: { readonly stdin: Writable; readonly stdout: Readable; readonly stderr: Readable } | undefined;
   /** Never rejects: a machine that fails has an outcome that says so. */
@@ -93,8 +100,10 @@ export class Vm implements AsyncDisposable {
   constructor(parts: VmParts) {
     this.#parts = parts;
     this.memory = parts.memory;
-    this.console = { output: parts.output, input: parts.input };
-    this.exec = parts.exec;
+    const { main, serial, exec } = parts.consoles;
+    this.console = { output: main.output, input: main.input };
+    this.serial = { output: serial.output, input: serial.input };
+    this.exec = exec;
     this.quirkOptions = parts.quirkOptions;
     this.outcome = new Promise((resolve) => (this.#resolve = resolve));
     this.vcpus = parts.threads.map((thread, index) => ({
@@ -149,9 +158,20 @@ export class Vm implements AsyncDisposable {
     return this.outcome;
   }
 
+  /**
+   * Tells the guest the size of the terminal behind its virtio console, in characters, each 1 to 65535.
+   * @throws Error when the machine has no virtio console
+   */
+  resizeConsole(columns: number, rows: number): void {
+    if (this.#parts.resize === undefined)
+      throw new Error("the machine has no virtio console; create it with console: 'virtio'");
+    if (this.#state !== 'ended') this.#parts.resize.resize(columns, rows);
+  }
+
   /** What has been measured so far; complete once the machine has ended. */
   report(): VmReport {
-    const { board, plan, memory, quirks, statistics, assists, marks, cmdline, com1, output, backs } = this.#parts;
+    const { board, plan, memory, quirks, statistics, assists, marks, cmdline, consoles, backs } = this.#parts;
+    const { port, output } = consoles.main;
     return {
       outcome: this.#outcome,
       timeStamps: marks.all(),
@@ -161,7 +181,7 @@ export class Vm implements AsyncDisposable {
       quirks,
       unclaimed: { ports: board.unclaimed.ports.get(), mmio: board.unclaimed.mmio.get() },
       virtio: backs.map((back) => back.report()),
-      consoleLost: { port: com1.lostBytes, reader: output.dropped },
+      consoleLost: { port: port.lostBytes, reader: output.dropped },
     };
   }
 
@@ -213,7 +233,7 @@ export class Vm implements AsyncDisposable {
   }
 
   #followCommand(): void {
-    const exec = this.#parts.exec;
+    const { exec } = this.#parts.consoles;
     if (exec === undefined) return;
     void exec.ready.then(() => this.#parts.marks.set('commandReady'));
     exec.ended.then(
@@ -229,32 +249,33 @@ export class Vm implements AsyncDisposable {
   async #finish(cause: Cause, capture: boolean): Promise<void> {
     if (this.#state === 'ending' || this.#state === 'ended') return;
     this.#state = 'ending';
-    const { threads, com1, com2, output, input, exec, lines, marks, signal } = this.#parts;
+    const { threads, consoles, marks, signal } = this.#parts;
+    const ports = [...allConsoles(consoles).map(({ port }) => port), consoles.com2];
     this.#halt?.close();
     this.#closures?.close();
     signal?.removeEventListener('abort', this.#abort);
     // A panic's line may still wait in the ring when the machine's reset is already here.
-    com1.drain();
-    for (const thread of threads) thread.stop(capture || lines.panic !== undefined);
+    for (const port of ports) port.drain();
+    for (const thread of threads) thread.stop(capture || panicLine(consoles) !== undefined);
     const ends = await Promise.all(threads.map((thread) => thread.ended));
     await Promise.all(threads.map((thread) => thread.joined));
     // With the vCPUs gone nothing more can be printed: what is left now is all there is.
-    com1.resume();
-    com2.resume();
-    com1.close();
-    com2.close();
+    for (const port of ports) port.resume();
+    for (const port of ports) port.close();
     // The command's end may have come with the last bytes; its promise settles before the next line goes on.
     await Promise.resolve();
     const outcome = judge({
       cause,
       ends,
-      panic: lines.panic,
-      wantsCommand: exec !== undefined,
+      panic: panicLine(consoles),
+      wantsCommand: consoles.exec !== undefined,
       command: this.#command,
     });
-    output.push(null);
-    input.destroy();
-    exec?.close();
+    for (const { output, input } of allConsoles(consoles)) {
+      output.push(null);
+      input.destroy();
+    }
+    consoles.exec?.close();
     await Promise.all(this.#parts.backs.map((back) => back.close()));
     this.#release();
     marks.set('ended');
