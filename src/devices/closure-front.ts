@@ -24,10 +24,12 @@ export function createClosureFront(name: string, device: number, parts: ClosureF
     mailbox.SIZE.set(size);
     mailbox.IS_WRITE.set(isWrite);
     mailbox.VALUE.set(value);
-    // Partner: ClosureBack, which loads REQUESTS first. All that was asked before has been answered.
-    const answered = REQUESTS.add(1);
+    // Partner: ClosureBack, which loads REQUESTS first.
+    const request = (REQUESTS.add(1) + 1) >>> 0;
     bell.signal();
-    return wait.until(ANSWERS.words, ANSWERS.index, answered | 0);
+    for (let answered = ANSWERS.get(); answered !== request; answered = ANSWERS.get())
+      if (!wait.until(ANSWERS.words, ANSWERS.index, answered | 0)) return false;
+    return true;
   };
   return {
     name,
