@@ -1,0 +1,3 @@
+// A module without a device, for the message about it.
+// It exports something else.
+export const counter = 1;
