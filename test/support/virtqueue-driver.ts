@@ -75,8 +75,64 @@ export interface UsedElement {
   readonly length: number;
 }
 
+/** What a driver has of its device: guest RAM and the window of registers. */
+export interface DriverHands {
+  readonly memory: GuestMemory;
+  read(register: number, size?: number): number;
+  write(register: number, value: number, size?: number): void;
+}
+
+/** Steps 1 to 6 of §3.1.1, on any thread. @param without feature bits that this driver does not know */
+export function negotiate(hands: DriverHands, without: readonly number[] = []): void {
+  hands.write(REG.Status, 0);
+  hands.write(REG.Status, STATUS.ACKNOWLEDGE);
+  hands.write(REG.Status, STATUS.ACKNOWLEDGE | STATUS.DRIVER);
+  let features = offeredFeatures(hands);
+  for (const bit of without) features &= ~(1n << BigInt(bit));
+  for (const half of [0, 1]) {
+    hands.write(REG.DriverFeaturesSel, half);
+    hands.write(REG.DriverFeatures, Number((features >> BigInt(32 * half)) & 0xffff_ffffn));
+  }
+  hands.write(REG.Status, STATUS.ACKNOWLEDGE | STATUS.DRIVER | STATUS.FEATURES_OK);
+}
+
+/** Offered features as a bit set. */
+export function offeredFeatures(hands: DriverHands): bigint {
+  let bits = 0n;
+  for (const half of [0, 1]) {
+    hands.write(REG.DeviceFeaturesSel, half);
+    bits |= BigInt(hands.read(REG.DeviceFeatures)) << BigInt(32 * half);
+  }
+  return bits;
+}
+
+/** Where the parts of a queue lie, as a driver says it. */
+export interface QueuePlace {
+  readonly size: number;
+  readonly desc: number | bigint;
+  readonly avail: number | bigint;
+  readonly used: number | bigint;
+}
+
+/** Describes queue `index` and makes it ready, valid or not. */
+export function describeQueue(hands: DriverHands, index: number, { size, desc, avail, used }: QueuePlace): void {
+  const address = (low: number, gpa: number | bigint): void => {
+    hands.write(low, Number(BigInt(gpa) & 0xffff_ffffn));
+    hands.write(low + 4, Number((BigInt(gpa) >> 32n) & 0xffff_ffffn));
+  };
+  hands.write(REG.QueueSel, index);
+  hands.write(REG.QueueNum, size);
+  address(REG.QueueDescLow, desc);
+  address(REG.QueueDriverLow, avail);
+  address(REG.QueueDeviceLow, used);
+  hands.write(REG.QueueReady, 1);
+}
+
+/** All status bits of a driver that has finished. */
+export const DRIVING = STATUS.ACKNOWLEDGE | STATUS.DRIVER | STATUS.FEATURES_OK | STATUS.DRIVER_OK;
+
 /** A device on a machine of its own: RAM, both halves of the transport, and the driver's hands on the registers. */
-export class MockMachine {
+export class MockMachine implements DriverHands {
   readonly memory: GuestMemory;
   readonly registers = RegisterFile.create(1 << 20);
   readonly state: MmioState;
@@ -129,45 +185,23 @@ export class MockMachine {
 
   /** Offered features as a bit set. */
   offered(): bigint {
-    let bits = 0n;
-    for (const half of [0, 1]) {
-      this.write(REG.DeviceFeaturesSel, half);
-      bits |= BigInt(this.read(REG.DeviceFeatures)) << BigInt(32 * half);
-    }
-    return bits;
+    return offeredFeatures(this);
   }
 
   /** Steps 1 to 6 of §3.1.1. @param without feature bits that this driver does not know */
   negotiate(without: readonly number[] = []): void {
-    this.write(REG.Status, 0);
-    this.write(REG.Status, STATUS.ACKNOWLEDGE);
-    this.write(REG.Status, STATUS.ACKNOWLEDGE | STATUS.DRIVER);
-    let features = this.offered();
-    for (const bit of without) features &= ~(1n << BigInt(bit));
-    for (const half of [0, 1]) {
-      this.write(REG.DriverFeaturesSel, half);
-      this.write(REG.DriverFeatures, Number((features >> BigInt(32 * half)) & 0xffff_ffffn));
-    }
-    this.write(REG.Status, STATUS.ACKNOWLEDGE | STATUS.DRIVER | STATUS.FEATURES_OK);
+    negotiate(this, without);
   }
 
   /** Lays out queue `index` at `base` (which it fills with zeros) and makes it ready. */
   addQueue(index: number, size: number, base = 0x10_0000 + index * 0x4_0000, eventIdx = true): MockQueue {
     const queue = new MockQueue(this, index, size, base, eventIdx);
-    this.write(REG.QueueSel, index);
-    this.write(REG.QueueNum, size);
-    this.write(REG.QueueDescLow, queue.desc % 2 ** 32);
-    this.write(REG.QueueDescHigh, Math.floor(queue.desc / 2 ** 32));
-    this.write(REG.QueueDriverLow, queue.avail % 2 ** 32);
-    this.write(REG.QueueDriverHigh, Math.floor(queue.avail / 2 ** 32));
-    this.write(REG.QueueDeviceLow, queue.used % 2 ** 32);
-    this.write(REG.QueueDeviceHigh, Math.floor(queue.used / 2 ** 32));
-    this.write(REG.QueueReady, 1);
+    describeQueue(this, index, queue);
     return queue;
   }
 
   driverOk(): void {
-    this.write(REG.Status, STATUS.ACKNOWLEDGE | STATUS.DRIVER | STATUS.FEATURES_OK | STATUS.DRIVER_OK);
+    this.write(REG.Status, DRIVING);
   }
 
   /** Negotiates, sets all queues up with their largest size, and goes. `without` EVENT_IDX, the queues know it. */
@@ -203,7 +237,7 @@ export class MockQueue {
   #usedSeen = 0;
 
   constructor(
-    readonly machine: MockMachine,
+    readonly machine: DriverHands,
     readonly index: number,
     readonly size: number,
     base: number,
