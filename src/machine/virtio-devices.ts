@@ -1,6 +1,9 @@
 // The backs of a machine's virtio devices, made from the configuration before any VM exists.
 // One row a kind of device; the order is that of the windows and of Linux' names (vda, eth0).
+import { openRandomSource } from '../devices/backend/random-source.js';
+import { VirtioConsole } from '../devices/virtio/console.js';
 import type { VirtioDevice } from '../devices/virtio/device.js';
+import { VirtioEntropy } from '../devices/virtio/entropy.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { CompleteConfig } from './config.js';
 import type { ConsolePort } from './consoles.js';
@@ -16,8 +19,11 @@ export interface VirtioDevices {
 export async function createVirtioDevices(config: CompleteConfig, memory: GuestMemory): Promise<VirtioDevices> {
   const devices: VirtioDevice[] = [];
   try {
+    const console = config.console === 'virtio' ? new VirtioConsole() : undefined;
+    if (console !== undefined) devices.push(console);
+    if (config.entropy) devices.push(new VirtioEntropy(openRandomSource()));
     for (const make of config.virtio) devices.push(await make(memory));
-    return { devices, console: undefined };
+    return { devices, console };
   } catch (error) {
     for (const device of devices) await device.close();
     throw error;
