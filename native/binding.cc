@@ -13,6 +13,7 @@
 #include "host.h"
 #include "ioctl.h"
 #include "runners.h"
+#include "tap.h"
 #include "vm.h"
 #include "watch.h"
 
@@ -327,6 +328,26 @@ Napi::Value ReadEventFd(Info info) {
   return Napi::BigInt::New(info.Env(), count);
 }
 
+// adoptTap(fd): a handle of a duplicate, or -errno
+Napi::Value AdoptTap(Info info) {
+  long fd = mv_tap_adopt(static_cast<int>(Integer(info, 0, "the file descriptor", INT32_MAX)));
+  if (fd < 0) return Result(info, fd);
+  return Napi::Value(info.Env(), WrapFd(info.Env(), Kind::Tap, static_cast<int>(fd)));
+}
+
+// readTap(tap, buffer), writeTap(tap, frame): bytes, or -errno
+Napi::Value ReadTap(Info info) {
+  int fd = UnwrapFd(info[0], Kind::Tap).fd;
+  Bytes buffer = BytesOf(info[1], "the buffer");
+  return Result(info, mv_tap_read(fd, buffer.data, buffer.length));
+}
+
+Napi::Value WriteTap(Info info) {
+  int fd = UnwrapFd(info[0], Kind::Tap).fd;
+  Bytes frame = BytesOf(info[1], "the frame");
+  return Result(info, mv_tap_write(fd, frame.data, frame.length));
+}
+
 // advise(memory, advice): 0 or -errno
 Napi::Value Advise(Info info) {
   Bytes memory = BytesOf(info[0], "the memory");
@@ -363,6 +384,11 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
       {"watchClose", WatchClose},
       {"watchRef", WatchRef},
       {"watchUnref", WatchUnref},
+      {"watchPause", WatchPause},
+      {"watchResume", WatchResume},
+      {"adoptTap", AdoptTap},
+      {"readTap", ReadTap},
+      {"writeTap", WriteTap},
       {"advise", Advise},
       {"threadCpuNanoseconds", ThreadCpuNanoseconds},
       {"threadId", ThreadId},

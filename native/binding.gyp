@@ -10,6 +10,7 @@
         'runners.c',
         'eventfd.c',
         'host.c',
+        'tap.c',
         'handles.cc',
         'watch.cc',
         'binding.cc',

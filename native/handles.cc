@@ -110,12 +110,17 @@ napi_value WrapVcpu(napi_env env, mv_vcpu *vcpu, napi_value run_buffer) {
 
 FdHandle &UnwrapFd(Napi::Value value, Kind kind) {
   static const char *const kWanted[] = {"a handle of /dev/kvm is needed", "a VM handle is needed",
-                                        "an eventfd handle is needed"};
+                                        "an eventfd handle is needed", "a TAP handle is needed"};
   FdHandle *handle = HasTag(value, kFdTag) ? Unwrap<FdHandle>(value) : nullptr;
   if (handle == nullptr || handle->kind != kind)
     throw Napi::TypeError::New(value.Env(), kWanted[static_cast<int>(kind)]);
   if (handle->fd < 0) throw Closed(value.Env());
   return *handle;
+}
+
+FdHandle &UnwrapReadable(Napi::Value value) {
+  bool isTap = HasTag(value, kFdTag) && Unwrap<FdHandle>(value)->kind == Kind::Tap;
+  return UnwrapFd(value, isTap ? Kind::Tap : Kind::EventFd);
 }
 
 VcpuHandle &UnwrapVcpu(Napi::Value value) {

@@ -13,7 +13,7 @@
 namespace microvisor {
 
 /** What a file descriptor is; each handle type has a tag of its own, so a foreign object is never unwrapped. */
-enum class Kind { System, Vm, EventFd };
+enum class Kind { System, Vm, EventFd, Tap };
 
 /** An owned file descriptor. A VM also keeps the memory of its slots alive. */
 struct FdHandle {
@@ -40,6 +40,8 @@ napi_value WrapVcpu(napi_env env, mv_vcpu *vcpu, napi_value run_buffer);
 /** The descriptor behind a value. Throws a TypeError when it is none of this kind, an Error when it is closed. */
 FdHandle &UnwrapFd(Napi::Value value, Kind kind);
 VcpuHandle &UnwrapVcpu(Napi::Value value);
+/** A descriptor whose readiness the event loop can watch: an eventfd or a TAP. */
+FdHandle &UnwrapReadable(Napi::Value value);
 
 /** Any of them, as a file descriptor. */
 int UnwrapAnyFd(Napi::Value value);

@@ -1,4 +1,4 @@
-// Readiness of an eventfd on the calling thread's event loop: drains the counter, then calls JavaScript.
+// Readiness of an eventfd or a TAP on the calling thread's event loop: drains the counter, then calls JavaScript.
 // libuv: uv_poll_t; Node-API: asynchronous cleanup hooks, napi_make_callback.
 #include "watch.h"
 
@@ -20,7 +20,8 @@ constexpr napi_type_tag kWatchTag = {0x6d6963726f766d77, 0x2f77617463687761};
 // Two owners: the JavaScript handle, and the loop until it has closed the poll. All on one thread.
 struct Watcher {
   uv_poll_t poll;
-  int fd;  // a duplicate of its own: closing the eventfd while the loop polls it must not poll its successor
+  int fd;       // a duplicate of its own: closing the eventfd while the loop polls it must not poll its successor
+  bool drains;  // an eventfd; the frames of a TAP are the callback's to read
   int references;
   bool closing;
   napi_env env;
@@ -47,20 +48,21 @@ struct Watcher {
   }
 };
 
-void OnReadable(uv_poll_t *poll, int, int) {
+// With `status` below 0 (an interface that is gone) libuv has stopped the poll already: nothing spins.
+void OnReadable(uv_poll_t *poll, int status, int) {
   auto *watcher = static_cast<Watcher *>(poll->data);
   napi_env env = watcher->env;
   uint64_t count;
   // Another reader was faster: nothing to report.
-  if (mv_eventfd_read(watcher->fd, &count) < 0) return;
+  if (watcher->drains && mv_eventfd_read(watcher->fd, &count) < 0) return;
   Napi::HandleScope scope(env);
   napi_value receiver, callback, result;
   if (napi_get_reference_value(env, watcher->callback, &callback) != napi_ok || callback == nullptr ||
       napi_get_undefined(env, &receiver) != napi_ok)
     return;
-  napi_value global;
-  if (napi_get_global(env, &global) != napi_ok) return;
-  if (napi_make_callback(env, watcher->context, global, callback, 0, nullptr, &result) != napi_pending_exception)
+  napi_value global, argument;
+  if (napi_get_global(env, &global) != napi_ok || napi_create_int32(env, status, &argument) != napi_ok) return;
+  if (napi_make_callback(env, watcher->context, global, callback, 1, &argument, &result) != napi_pending_exception)
     return;
   // As an exception in any other callback of the event loop: uncaughtException.
   napi_value exception;
@@ -80,11 +82,11 @@ Watcher &UnwrapWatcher(Napi::Value value) {
 
 Napi::Value Watch(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
-  FdHandle &eventfd = UnwrapFd(info[0], Kind::EventFd);
+  FdHandle &watched = UnwrapReadable(info[0]);
   if (!info[1].IsFunction()) throw Napi::TypeError::New(env, "the callback must be a function");
   uv_loop_t *loop = nullptr;
   Check(env, napi_get_uv_event_loop(env, &loop));
-  int fd = fcntl(eventfd.fd, F_DUPFD_CLOEXEC, 0);
+  int fd = fcntl(watched.fd, F_DUPFD_CLOEXEC, 0);
   if (fd < 0) return Napi::Number::New(env, -errno);
 
   auto *watcher = new Watcher{};
@@ -95,6 +97,7 @@ Napi::Value Watch(const Napi::CallbackInfo &info) {
     return Napi::Number::New(env, error);
   }
   watcher->fd = fd;
+  watcher->drains = watched.kind == Kind::EventFd;
   watcher->references = 2;
   watcher->env = env;
   watcher->poll.data = watcher;
@@ -104,7 +107,7 @@ Napi::Value Watch(const Napi::CallbackInfo &info) {
       &watcher->hook);
   if (status == napi_ok) status = napi_create_reference(env, info[1], 1, &watcher->callback);
   if (status == napi_ok)
-    status = napi_async_init(env, nullptr, Napi::String::New(env, "microvisor:eventfd"), &watcher->context);
+    status = napi_async_init(env, nullptr, Napi::String::New(env, "microvisor:watch"), &watcher->context);
   napi_value object = nullptr;
   if (status == napi_ok) status = napi_create_object(env, &object);
   if (status == napi_ok)
@@ -135,6 +138,18 @@ Napi::Value WatchRef(const Napi::CallbackInfo &info) {
 Napi::Value WatchUnref(const Napi::CallbackInfo &info) {
   Watcher &watcher = UnwrapWatcher(info[0]);
   if (!watcher.closing) uv_unref(reinterpret_cast<uv_handle_t *>(&watcher.poll));
+  return info.Env().Undefined();
+}
+
+Napi::Value WatchPause(const Napi::CallbackInfo &info) {
+  Watcher &watcher = UnwrapWatcher(info[0]);
+  if (!watcher.closing) uv_poll_stop(&watcher.poll);
+  return info.Env().Undefined();
+}
+
+Napi::Value WatchResume(const Napi::CallbackInfo &info) {
+  Watcher &watcher = UnwrapWatcher(info[0]);
+  if (!watcher.closing) uv_poll_start(&watcher.poll, UV_READABLE, OnReadable);
   return info.Env().Undefined();
 }
 

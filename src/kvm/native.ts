@@ -8,7 +8,7 @@ declare const handle: unique symbol;
 export interface Handle<Kind extends string> {
   readonly [handle]: Kind;
 }
-export type AnyHandle = Handle<'system'> | Handle<'vm'> | Handle<'vcpu'> | Handle<'eventfd'>;
+export type AnyHandle = Handle<'system'> | Handle<'vm'> | Handle<'vcpu'> | Handle<'eventfd'> | Handle<'tap'>;
 
 export interface NativeVcpu {
   readonly handle: Handle<'vcpu'>;
@@ -49,10 +49,16 @@ export interface Native {
   adoptEventFd(fd: number): NativeEventFd | number;
   addToEventFd(eventfd: Handle<'eventfd'>, count: bigint): number;
   readEventFd(eventfd: Handle<'eventfd'>): bigint | undefined | number;
-  watch(eventfd: Handle<'eventfd'>, callback: () => void): Handle<'watcher'> | number;
+  /** `status` is -errno when nothing comes any more. */
+  watch(file: Handle<'eventfd'> | Handle<'tap'>, callback: (status: number) => void): Handle<'watcher'> | number;
   watchClose(watcher: Handle<'watcher'>): void;
   watchRef(watcher: Handle<'watcher'>): void;
   watchUnref(watcher: Handle<'watcher'>): void;
+  watchPause(watcher: Handle<'watcher'>): void;
+  watchResume(watcher: Handle<'watcher'>): void;
+  adoptTap(fd: number): Handle<'tap'> | number;
+  readTap(tap: Handle<'tap'>, buffer: Uint8Array): number;
+  writeTap(tap: Handle<'tap'>, frame: Uint8Array): number;
   advise(memory: Uint8Array, advice: string): number;
   threadCpuNanoseconds(): bigint;
   threadId(): number;
