@@ -43,6 +43,8 @@ tell({
   ...(capture ? { state: captureState(fd, memory) } : {}),
   ...(assist?.failure === undefined ? {} : { unassisted: assist.failure }),
 });
+// A user's module may have left a timer or a socket behind, which would hold the thread.
+setImmediate(() => process.exit());
 
 /** OwnerWait. A pause waits with it, since a vCPU parks between two instructions only; a stop does not. */
 function until(words: Int32Array<SharedArrayBuffer>, index: number, expected: number): boolean {

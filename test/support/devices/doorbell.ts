@@ -1,15 +1,15 @@
-// A device with an interrupt and an address by option: a write to its one register interrupts the guest.
-// For the tests of modules with options and of interrupts from a vCPU's thread.
-import { defineDevice } from '../../../src/devices/user-device.js';
+// A device with an interrupt and its place by option: a write to its one register interrupts the guest.
+// For the tests of modules with options, and of interrupts from a vCPU's thread.
+import { defineDevice, type DevicePlace } from '../../../src/devices/user-device.js';
 
 export interface DoorbellOptions {
-  readonly base: number;
+  readonly place: DevicePlace;
   readonly gsi: number;
 }
 
-export const device = defineDevice(({ base, gsi }: DoorbellOptions) => ({
-  name: `doorbell at ${base.toString(16)}`,
-  mmio: { base, length: 4 },
+export const device = defineDevice(({ place, gsi }: DoorbellOptions) => ({
+  ...place,
+  name: 'doorbell',
   gsi,
   fields: { RUNG: { doc: 'what was written last' } },
   registers: ({ RUNG }, { irq }) => [

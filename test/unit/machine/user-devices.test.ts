@@ -141,7 +141,10 @@ describe("a user's devices", () => {
   });
 
   test('another thread makes the same device of what crosses to it, and the fields are shared', async () => {
-    const mine = await load({ module: module('doorbell'), options: { base: 0xc000_0000, gsi: 5 } }, closures);
+    const mine = await load(
+      { module: module('doorbell'), options: { place: { mmio: { base: 0xc000_0000, length: 4 } }, gsi: 5 } },
+      closures,
+    );
     const data = structuredClone(mine.map((device) => device.data));
     const theirs = await reloadUserDevices(data);
     expect(theirs.map(({ name, gsi }) => [name, gsi])).toEqual(mine.map(({ name, gsi }) => [name, gsi]));
@@ -151,7 +154,7 @@ describe("a user's devices", () => {
     there.registers.seal();
     there.mmio.write(0xc000_0000, 4, 77);
     expect(here.mmio.read(0xc000_0000, 4)).toBe(77);
-    const handle = deviceHandle('doorbell at c0000000', {
+    const handle = deviceHandle('doorbell', {
       registers: here.registers,
       user: mine,
       irqFd: () => undefined,
