@@ -17,6 +17,8 @@ export { ExitStatistics } from './vcpu/observe/statistics.js';
 export { Bus, type IoHandler } from './devices/bus.js';
 export { defineDevice, type DeviceDefinition, type DeviceParts, type DevicePlace } from './devices/user-device.js';
 export type { Field, FieldRow, FieldRows, FieldsOf } from './devices/register-file.js';
+export type { NetBackend, NetLink, Offloads } from './devices/backend/net-backend.js';
+export { EthernetSwitch, type SwitchOptions } from './devices/backend/switch.js';
 export { RegisterTable, type RegisterRow } from './devices/register-table.js';
 export * as abi from './kvm/abi.js';
 export { KVM_RUN_OFFSET } from './kvm/kvm-run.js';

@@ -1,6 +1,7 @@
 // The virtio devices of a configuration: their types, and the checks of what needs no file to be found wrong.
 // VIRTIO 1.2 §5.2.6.1 (GET_ID: 20 bytes), §5.1.4 (mac).
 import * as v from 'valibot';
+import type { NetBackend } from '../devices/backend/net-backend.js';
 import { integer, text } from './config-words.js';
 
 /** A disk of the guest. The format is what is said here, never guessed from the content. */
@@ -30,12 +31,16 @@ export type NetBackendConfig =
   /** A TAP interface, created when it does not exist. */
   | { readonly kind: 'tap'; readonly name: string }
   /** An Ethernet switch that joins the machines of this process which name it. */
-  | { readonly kind: 'switch'; readonly name: string };
+  | { readonly kind: 'switch'; readonly name: string }
+  /** Your own: see examples/echo-network.ts. It is for one machine, once. */
+  | NetBackend;
 
 export interface NetConfig {
   readonly backend: NetBackendConfig;
   /** `52:54:00:12:34:56`; default: a random, locally administered one. */
   readonly mac?: string;
+  /** Drops what the guest sends from another address than its own; default false. */
+  readonly lockMac?: boolean;
   /** Writes every frame that passes into this file, for tcpdump and Wireshark. */
   readonly pcap?: string;
 }
@@ -67,7 +72,7 @@ const disk = v.strictObject({
   operationsPerSecond: rate('the operations per second'),
 });
 
-const backend = v.variant(
+const ofKind = v.variant(
   'kind',
   [
     v.strictObject({
@@ -87,6 +92,18 @@ const backend = v.variant(
   'must have a kind: user, tap or switch',
 );
 
+const BACKEND_METHODS = ['open', 'send', 'close'] as const;
+
+/** A backend of the person's own keeps its identity: it is not copied. */
+const own = v.custom<NetBackend>(
+  (value) => BACKEND_METHODS.every((name) => typeof (value as Partial<NetBackend>)[name] === 'function'),
+  'a network backend needs the methods open, send and close',
+);
+const isOwn = (value: unknown): boolean => typeof value === 'object' && value !== null && !('kind' in value);
+
+/** Not a union, whose message would name neither's fault. */
+const backend = v.lazy((value) => (isOwn(value) ? own : ofKind));
+
 const net = v.strictObject({
   backend,
   mac: v.optional(
@@ -96,6 +113,7 @@ const net = v.strictObject({
       v.check(isUnicast, 'must be the address of one station: the first byte even, and not all zeros'),
     ),
   ),
+  lockMac: v.optional(v.boolean('must be true or false'), false),
   pcap: v.optional(path('the capture file')),
 });
 

@@ -6,6 +6,7 @@ import type { VirtioDevice } from '../devices/virtio/device.js';
 import { VirtioEntropy } from '../devices/virtio/entropy.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { CompleteConfig } from './config.js';
+import { openNetDevice } from './net-devices.js';
 import type { ConsolePort } from './consoles.js';
 import type { ConsoleSize } from './vm.js';
 
@@ -21,6 +22,7 @@ export async function createVirtioDevices(config: CompleteConfig, memory: GuestM
   try {
     const console = config.console === 'virtio' ? new VirtioConsole() : undefined;
     if (console !== undefined) devices.push(console);
+    for (const [index, net] of config.nets.entries()) devices.push(await openNetDevice(net, `net${index}`));
     if (config.entropy) devices.push(new VirtioEntropy(openRandomSource()));
     for (const make of config.virtio) devices.push(await make(memory));
     return { devices, console };
