@@ -9,10 +9,11 @@ import { writeCpio, type CpioEntry } from './cpio.js';
 import { compileInit } from './init-program.js';
 import type { PackageOptions } from './packages.js';
 
-/** A kernel module, in the order of loading. */
-export interface ModuleFile {
-  readonly name: string;
-  readonly data: Uint8Array;
+/** Kernel modules. */
+export interface ModuleSet {
+  readonly files: readonly { readonly name: string; readonly data: Uint8Array }[];
+  /** In the order of loading, each for one virtio device id or, with 0, for every machine. */
+  readonly list: readonly { readonly device: number; readonly name: string }[];
 }
 
 const DIRECTORIES = [
@@ -62,7 +63,7 @@ const LINKS: readonly { path: string; target: string }[] = [
   ...POWER_COMMANDS.map((name) => ({ path: `sbin/${name}`, target: '/init' })),
 ];
 
-function entries(init: Uint8Array, busybox: Uint8Array, modules: readonly ModuleFile[]): CpioEntry[] {
+function entries(init: Uint8Array, busybox: Uint8Array, modules: ModuleSet | undefined): CpioEntry[] {
   const list: CpioEntry[] = [
     ...DIRECTORIES.map((path): CpioEntry => ({ kind: 'directory', path, mode: path === 'tmp' ? 0o1777 : 0o755 })),
     // The kernel opens it for process 1 before devtmpfs is mounted.
@@ -73,21 +74,32 @@ function entries(init: Uint8Array, busybox: Uint8Array, modules: readonly Module
     ...LINKS.map((link): CpioEntry => ({ kind: 'symlink', ...link })),
     ...FILES.map(({ path, mode, text }): CpioEntry => ({ kind: 'file', path, mode, data: Buffer.from(text) })),
   ];
-  if (modules.length === 0) return list;
-  const order = modules.map(({ name }) => `/lib/modules/${name}\n`).join('');
+  if (modules === undefined) return list;
+  const order = modules.list.map(({ device, name }) => `${device} /lib/modules/${name}\n`).join('');
   return [
     ...list,
     { kind: 'directory', path: 'lib/modules', mode: 0o755 },
     { kind: 'file', path: 'lib/modules/list', mode: 0o644, data: Buffer.from(order) },
-    ...modules.map(({ name, data }): CpioEntry => ({ kind: 'file', path: `lib/modules/${name}`, mode: 0o644, data })),
+    ...modules.files.map(({ name, data }): CpioEntry => ({
+      kind: 'file',
+      path: `lib/modules/${name}`,
+      mode: 0o644,
+      data,
+    })),
   ];
+}
+
+/** Stands for the tables of this file in the names of what is cached. */
+export function initramfsLayout(): string {
+  return JSON.stringify([DIRECTORIES, FILES, LINKS]);
 }
 
 export interface InitramfsParts {
   /** The folder with /init's C sources. */
   readonly initDirectory: string;
   readonly busybox: BusyboxSource;
-  readonly modules: readonly ModuleFile[];
+  /** Undefined for a kernel that needs none. */
+  readonly modules: ModuleSet | undefined;
 }
 
 /** Leaves `initrd.cpio` in `place.output`. */

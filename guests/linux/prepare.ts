@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { findBusybox } from './busybox.js';
 import { artifact, defaultCacheDirectory, hashOf, replaceFile, withCacheLock } from './cache.js';
-import { buildInitramfs, type ModuleFile } from './initramfs.js';
+import { buildInitramfs, initramfsLayout } from './initramfs.js';
 import { initSources } from './init-program.js';
 import {
   ensureInstalled,
@@ -19,7 +19,7 @@ import {
   type PackageOptions,
 } from './packages.js';
 import { buildSmallKernel, kernelSourceIdentity, userKernelSource, type KernelSource } from './small-kernel.js';
-import { offeredStockKernel, readStockModules, unpackStockKernel } from './stock-kernel.js';
+import { offeredStockKernel, readStockModules, unpackStockKernel, wantedModules } from './stock-kernel.js';
 
 /** Part of every cache name: to be raised when these scripts change what they build from equal inputs. */
 const SCRIPT_VERSION = '1';
@@ -103,11 +103,17 @@ function monotonic(
   };
 }
 
-interface Work {
+/** Where a guest of these options is, or will be, remembered; and what that takes to find out. */
+interface Place {
   readonly directory: string;
-  readonly sources: string;
+  readonly recipeName: string;
   readonly config: string;
   readonly init: readonly string[];
+  readonly userSource: KernelSource | undefined;
+}
+
+interface Work extends Place {
+  readonly sources: string;
   readonly report: (stage: string, fraction: number, detail: string) => void;
   readonly signal: AbortSignal | undefined;
 }
@@ -124,25 +130,24 @@ async function initramfs(work: Work, modulesFrom: string | undefined): Promise<s
   const options = packageOptions(work, 'initramfs', KERNEL_SHARE);
   await ensureInstalled(INITRAMFS_NEEDS, options);
   const busybox = await findBusybox(options);
-  const key = hashOf([SCRIPT_VERSION, JSON.stringify(busybox), modulesFrom ?? '', ...work.init]);
+  const key = hashOf([SCRIPT_VERSION, initramfsLayout(), JSON.stringify(busybox), modulesFrom ?? '', ...work.init]);
   work.report('initramfs', KERNEL_SHARE, 'building');
   await artifact(work.directory, `initrd-${key}`, async (place) => {
-    const modules: ModuleFile[] =
-      modulesFrom === undefined ? [] : await readStockModules(join(work.directory, modulesFrom));
+    const modules = modulesFrom === undefined ? undefined : await readStockModules(join(work.directory, modulesFrom));
     await buildInitramfs({ initDirectory: join(work.sources, 'init'), busybox, modules }, place, options);
   });
   return join(`initrd-${key}`, 'initrd.cpio');
 }
 
-async function prepareSmall(work: Work, userSource: KernelSource | undefined): Promise<Recipe> {
+async function prepareSmall(work: Work): Promise<Recipe> {
   const options = packageOptions(work, 'kernel', START_SHARE);
   await ensureInstalled(KERNEL_NEEDS, options);
-  if (userSource === undefined && !haveApt()) {
+  if (work.userSource === undefined && !haveApt()) {
     throw new Error(
       'cannot build the default guest: this machine has no apt; name a kernel source with --kernel-source',
     );
   }
-  const source = userSource ?? { kind: 'package', ...(await offeredKernelSource(options)) };
+  const source = work.userSource ?? { kind: 'package', ...(await offeredKernelSource(options)) };
   const key = hashOf([SCRIPT_VERSION, work.config, await kernelSourceIdentity(source)]);
   await artifact(work.directory, `kernel-${key}`, (place) =>
     buildSmallKernel(source, place, {
@@ -159,10 +164,45 @@ async function prepareStock(work: Work): Promise<Recipe> {
   if (!haveApt()) throw new Error("cannot prepare the stock guest: it is Debian's kernel, and this machine has no apt");
   const options = packageOptions(work, 'kernel', START_SHARE);
   const kernel = await offeredStockKernel(options);
-  const name = `stock-${hashOf([SCRIPT_VERSION, kernel.name, kernel.version])}`;
+  const name = `stock-${hashOf([SCRIPT_VERSION, wantedModules(), kernel.name, kernel.version])}`;
   work.report('kernel', START_SHARE, `downloading ${kernel.name} ${kernel.version}`);
   await artifact(work.directory, name, (place) => unpackStockKernel(kernel, place, options));
   return { kernel: join(name, 'vmlinuz'), initrd: await initramfs(work, name) };
+}
+
+async function placeOf(options: PrepareOptions): Promise<Place> {
+  const { flavour } = options;
+  const config = readFileSync(join(sourceDirectory(), 'kernel.config'), 'utf8');
+  const init = initSources(join(sourceDirectory(), 'init')).flatMap(({ name, text }) => [name, text]);
+  const userSource =
+    flavour === 'small' && options.kernelSource !== undefined
+      ? await userKernelSource(options.kernelSource)
+      : undefined;
+  const identity = userSource === undefined ? 'apt' : await kernelSourceIdentity(userSource);
+  const key = hashOf([SCRIPT_VERSION, identity, config, initramfsLayout(), wantedModules(), ...init]);
+  return {
+    directory: options.cacheDirectory ?? defaultCacheDirectory(),
+    recipeName: `${flavour}-${key}.json`,
+    config,
+    init,
+    userSource,
+  };
+}
+
+async function guestIn({ directory, recipeName }: Place, flavour: GuestFlavour): Promise<PreparedGuest | undefined> {
+  const recipe = await lookUp(directory, recipeName);
+  if (recipe === undefined) return undefined;
+  return {
+    flavour,
+    kernel: join(directory, recipe.kernel),
+    initrd: join(directory, recipe.initrd),
+    cmdline: CMDLINE[flavour],
+  };
+}
+
+/** The default guest where the cache holds it whole, undefined where it is still to be made. */
+export async function findGuest(options: PrepareOptions): Promise<PreparedGuest | undefined> {
+  return guestIn(await placeOf(options), options.flavour);
 }
 
 /**
@@ -174,38 +214,24 @@ async function prepareStock(work: Work): Promise<Recipe> {
  */
 export async function prepareGuest(options: PrepareOptions): Promise<PreparedGuest> {
   const { flavour, signal } = options;
-  const directory = options.cacheDirectory ?? defaultCacheDirectory();
-  const sources = sourceDirectory();
-  const config = readFileSync(join(sources, 'kernel.config'), 'utf8');
-  const init = initSources(join(sources, 'init')).flatMap(({ name, text }) => [name, text]);
-  const userSource =
-    flavour === 'small' && options.kernelSource !== undefined
-      ? await userKernelSource(options.kernelSource)
-      : undefined;
-  const identity = userSource === undefined ? 'apt' : await kernelSourceIdentity(userSource);
-  const recipeName = `${flavour}-${hashOf([SCRIPT_VERSION, identity, config, ...init])}.json`;
-  const guest = (recipe: Recipe): PreparedGuest => ({
-    flavour,
-    kernel: join(directory, recipe.kernel),
-    initrd: join(directory, recipe.initrd),
-    cmdline: CMDLINE[flavour],
-  });
-
-  const hit = await lookUp(directory, recipeName);
-  if (hit !== undefined) return guest(hit);
+  const place = await placeOf(options);
+  const hit = await guestIn(place, flavour);
+  if (hit !== undefined) return hit;
 
   const report = monotonic(options.onProgress);
   const onWait = (holder: string): void =>
     report('waiting', 0, `another process (${holder || 'unknown'}) is preparing a guest`);
-  return withCacheLock(directory, { onWait, signal }, async () => {
+  return withCacheLock(place.directory, { onWait, signal }, async () => {
     // Whoever held the lock may have made it.
-    const made = await lookUp(directory, recipeName);
-    if (made !== undefined) return guest(made);
-    const work: Work = { directory, sources, config, init, report, signal };
+    const made = await guestIn(place, flavour);
+    if (made !== undefined) return made;
+    const work: Work = { ...place, sources: sourceDirectory(), report, signal };
     await updateLists(packageOptions(work, 'packages', 0));
-    const recipe = flavour === 'small' ? await prepareSmall(work, userSource) : await prepareStock(work);
-    await replaceFile(join(directory, recipeName), `${JSON.stringify(recipe, undefined, 2)}\n`);
+    const recipe = flavour === 'small' ? await prepareSmall(work) : await prepareStock(work);
+    await replaceFile(join(place.directory, place.recipeName), `${JSON.stringify(recipe, undefined, 2)}\n`);
     report('ready', 1, '');
-    return guest(recipe);
+    const guest = await guestIn(place, flavour);
+    if (guest === undefined) throw new Error(`the guest that was just prepared is not in ${place.directory} any more`);
+    return guest;
   });
 }

@@ -5,23 +5,39 @@ import { copyFile, readFile, readdir, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { BuildPlace } from './cache.js';
 import { run } from './command.js';
-import type { ModuleFile } from './initramfs.js';
+import type { ModuleSet } from './initramfs.js';
 import { candidateVersion, unpackPackage, type PackageOptions } from './packages.js';
 
 const META_PACKAGE = 'linux-image-cloud-amd64';
+const LIST = 'modules.list';
+
+interface ModuleRow {
+  readonly name: string;
+  /** The id of the virtio device for which it is loaded (VIRTIO 1.2 §5); 0: always. */
+  readonly device: number;
+  /** Not there in every kernel. */
+  readonly optional?: true;
+}
 
 /** What the guest needs beyond what that kernel has built in; their dependencies come along. */
-const WANTED = [
-  'virtio_mmio',
-  'virtio_blk',
-  'virtio_net',
-  'virtio_console',
-  'virtio_rng',
-  'af_packet',
-  // ext4 asks for it by name when it mounts, not by dependency.
-  'crc32c_generic',
-  'ext4',
-] as const;
+const WANTED: readonly ModuleRow[] = [
+  // The one that finds the devices comes first.
+  { name: 'virtio_mmio', device: 0 },
+  { name: 'virtio_net', device: 1 },
+  // udhcpc's.
+  { name: 'af_packet', device: 1 },
+  { name: 'virtio_blk', device: 2 },
+  // ext4 asks for it by name when it mounts, not by dependency. Newer kernels have it in a library.
+  { name: 'crc32c_generic', device: 2, optional: true },
+  { name: 'ext4', device: 2 },
+  { name: 'virtio_console', device: 3 },
+  { name: 'virtio_rng', device: 4 },
+];
+
+/** Stands for the table in the names of what is cached. */
+export function wantedModules(): string {
+  return JSON.stringify(WANTED);
+}
 
 /** The kernel package behind the meta package, and its version. */
 export async function offeredStockKernel(options: PackageOptions): Promise<{ name: string; version: string }> {
@@ -53,16 +69,24 @@ export function moduleDependencies(image: Buffer): string[] {
   return text.split(',').flatMap((name) => (name === '' ? [] : [name.replaceAll('-', '_')]));
 }
 
-/** `wanted` and all that they need, each after what it needs. */
-export function loadOrder(wanted: readonly string[], dependencies: (name: string) => readonly string[]): string[] {
+/** `wanted` and all that it needs, each after what it needs. */
+export function loadOrder(wanted: string, dependencies: (name: string) => readonly string[]): string[] {
   const order: string[] = [];
   const visit = (name: string): void => {
     if (order.includes(name)) return;
     for (const needed of dependencies(name)) visit(needed);
     order.push(name);
   };
-  for (const name of wanted) visit(name);
+  visit(wanted);
   return order;
+}
+
+/** One line of the list from which /init loads: `DEVICE NAME`. What two devices need stands there twice. */
+export function moduleLines(rows: readonly ModuleRow[], dependencies: (name: string) => readonly string[]): string[] {
+  const lines = rows.flatMap(({ name, device }) =>
+    loadOrder(name, dependencies).map((module) => `${device} ${module}.ko`),
+  );
+  return [...new Set(lines)];
 }
 
 async function readModule(path: string, options: PackageOptions): Promise<Buffer> {
@@ -71,30 +95,34 @@ async function readModule(path: string, options: PackageOptions): Promise<Buffer
   return readFile(path.slice(0, -'.xz'.length));
 }
 
-async function collectModules(directory: string, options: PackageOptions): Promise<ModuleFile[]> {
+/** The modules by file name, and the lines of their list. */
+async function collectModules(
+  directory: string,
+  options: PackageOptions,
+): Promise<{ readonly files: ReadonlyMap<string, Buffer>; readonly lines: readonly string[] }> {
   const paths = new Map<string, string>();
   for (const file of await readdir(directory, { recursive: true })) {
     if (/\.ko(\.xz)?$/.test(file)) paths.set(moduleName(file), join(directory, file));
   }
   const builtin = new Set((await readFile(join(directory, 'modules.builtin'), 'utf8')).split('\n').map(moduleName));
-  const images = new Map<string, Buffer>();
+  const needs = new Map<string, readonly string[]>();
+  const files = new Map<string, Buffer>();
   const load = async (name: string): Promise<void> => {
-    if (images.has(name) || builtin.has(name)) return;
+    if (needs.has(name)) return;
     const path = paths.get(name);
     if (path === undefined) throw new Error(`cannot collect the guest's modules: ${directory} has no ${name}`);
     const image = await readModule(path, options);
-    images.set(name, image);
-    for (const needed of moduleDependencies(image)) await load(needed);
+    files.set(`${name}.ko`, image);
+    const needed = moduleDependencies(image).filter((module) => !builtin.has(module));
+    needs.set(name, needed);
+    for (const module of needed) await load(module);
   };
-  for (const name of WANTED) await load(name);
-  const order = loadOrder(WANTED, (name) => moduleDependencies(images.get(name) ?? Buffer.alloc(0)));
-  return order.flatMap((name) => {
-    const data = images.get(name);
-    return data === undefined ? [] : [{ name: `${name}.ko`, data }];
-  });
+  const rows = WANTED.filter(({ name, optional }) => !builtin.has(name) && !(optional === true && !paths.has(name)));
+  for (const { name } of rows) await load(name);
+  return { files, lines: moduleLines(rows, (name) => needs.get(name) ?? []) };
 }
 
-/** Leaves `vmlinuz`, `config` and, in the order of loading, `modules.list` with the modules in `place.output`. */
+/** Leaves `vmlinuz`, `config`, the modules and the list of them in `place.output`. */
 export async function unpackStockKernel(
   kernel: { readonly name: string; readonly version: string },
   place: BuildPlace,
@@ -106,13 +134,19 @@ export async function unpackStockKernel(
   const release = image.slice('vmlinuz-'.length);
   await copyFile(join(root, 'boot', image), join(place.output, 'vmlinuz'));
   await copyFile(join(root, 'boot', `config-${release}`), join(place.output, 'config'));
-  const modules = await collectModules(join(root, 'lib/modules', release), options);
-  for (const { name, data } of modules) await writeFile(join(place.output, name), data);
-  await writeFile(join(place.output, 'modules.list'), modules.map(({ name }) => `${name}\n`).join(''));
+  const { files, lines } = await collectModules(join(root, 'lib/modules', release), options);
+  for (const [name, data] of files) await writeFile(join(place.output, name), data);
+  await writeFile(join(place.output, LIST), lines.map((line) => `${line}\n`).join(''));
 }
 
 /** The modules that `unpackStockKernel` left in `directory`. */
-export async function readStockModules(directory: string): Promise<ModuleFile[]> {
-  const names = (await readFile(join(directory, 'modules.list'), 'utf8')).split('\n').filter((name) => name !== '');
-  return Promise.all(names.map(async (name) => ({ name, data: await readFile(join(directory, name)) })));
+export async function readStockModules(directory: string): Promise<ModuleSet> {
+  const lines = (await readFile(join(directory, LIST), 'utf8')).split('\n').filter((line) => line !== '');
+  const list = lines.map((line) => {
+    const [device = '', name = ''] = line.split(' ');
+    return { device: Number(device), name };
+  });
+  const names = [...new Set(list.map(({ name }) => name))];
+  const files = await Promise.all(names.map(async (name) => ({ name, data: await readFile(join(directory, name)) })));
+  return { files, list };
 }

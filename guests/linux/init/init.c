@@ -86,17 +86,6 @@ static void set_environment(void) {
   setenv("TERM", cmdline_value("microvisor.term") ?: "linux", 1);
 }
 
-/* microvisor.net: an address by DHCP, in the background. */
-static void start_network(void) {
-  if (!cmdline_value("microvisor.net") || access("/sys/class/net/eth0", F_OK) < 0)
-    return;
-  if (fork() == 0) {
-    setsid();
-    execl("/bin/busybox", "udhcpc", "-i", "eth0", "-b", "-q", "-S", "-s", "/etc/udhcpc.script", (char *)NULL);
-    _exit(127);
-  }
-}
-
 static void greet(void) {
   struct utsname name;
   struct sysinfo info;
@@ -173,12 +162,15 @@ int main(int argc, char **argv) {
   sethostname("microvisor", 10);
   catch_signals();
   load_modules();
+  adopt_console();
   set_environment();
+  mount_disks();
   start_network();
   const char *exec_tty = cmdline_value("microvisor.exec");
-  if (exec_tty)
+  if (exec_tty) {
+    await_network();
     run_agent(exec_tty);
-  else
+  } else
     wait_for(start_shell());
   power_down(power_request ? (enum power)(power_request - 1) : POWER_OFF);
 }

@@ -11,10 +11,14 @@ const char *cmdline_value(const char *name);
 /* The word after `word`, the first one for NULL; NULL at the end. */
 const char *cmdline_next(const char *word);
 
-/* console.c: the terminal that /dev/console stands for */
+/* console.c: the terminal for the shell: /dev/console's, or microvisor.console's */
 
-/* Opens the console's own device (a controlling terminal needs it) and sets its size; -1 with errno. */
+/* Gives process 1 its fd 0 to 2 where the kernel found no console to open: its driver was a module. */
+void adopt_console(void);
+/* Opens the terminal's own device (a controlling terminal needs it) and sees to its size; -1 with errno. */
 int open_console(void);
+/* Waits until what was written to it has left. */
+void drain_console(void);
 /* In a child: a new session with the console as its controlling terminal and as fd 0 to 2. */
 void take_console(int fd);
 /* Puts the line at 115200 baud, 8 bit, no echo, no flow control, no interpretation of any byte. */
@@ -30,6 +34,14 @@ void power_down(enum power how) __attribute__((noreturn));
 
 /* modules.c: kernel modules from the initramfs, where its kernel has any */
 void load_modules(void);
+
+/* disks.c: file systems on /dev/vdX, at /mnt/vdX */
+void mount_disks(void);
+
+/* network.c: addresses for eth0, eth1, … */
+void start_network(void);
+/* Waits, for some seconds at most, until each DHCP client has its lease. */
+void await_network(void);
 
 /* agent.c: exec mode over the given serial line; returns when the command has ended and all is sent */
 void run_agent(const char *tty_name);

@@ -11,7 +11,6 @@
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/wait.h>
-#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -83,14 +82,6 @@ static void unmount_all(void) {
   }
 }
 
-static void drain(const char *path) {
-  int fd = open(path, O_WRONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
-  if (fd >= 0) {
-    tcdrain(fd);
-    close(fd);
-  }
-}
-
 void power_down(enum power how) {
   signal(SIGCHLD, SIG_DFL);
   if (!reap_for(0)) {
@@ -105,7 +96,7 @@ void power_down(enum power how) {
   }
   sync();
   unmount_all();
-  drain("/dev/console");
+  drain_console();
   power_now(how);
   say("init: the kernel refused to end the machine\n");
   for (;;)

@@ -4,7 +4,7 @@
 import { describe, expect, it } from 'vitest';
 import { hideApplets, isStaticElf } from '../../../guests/linux/busybox.js';
 import { missingPackages, newestKernelSource } from '../../../guests/linux/packages.js';
-import { loadOrder, moduleDependencies } from '../../../guests/linux/stock-kernel.js';
+import { loadOrder, moduleDependencies, moduleLines } from '../../../guests/linux/stock-kernel.js';
 
 describe('newestKernelSource', () => {
   it('"the one with the highest version", by number and not by letter', () => {
@@ -28,7 +28,23 @@ describe('missingPackages', () => {
 describe('loadOrder', () => {
   it('"each after what it needs", and once', () => {
     const needs: Record<string, string[]> = { ext4: ['jbd2', 'crc16'], jbd2: ['crc16'] };
-    expect(loadOrder(['ext4', 'crc16', 'jbd2'], (name) => needs[name] ?? [])).toEqual(['crc16', 'jbd2', 'ext4']);
+    expect(loadOrder('ext4', (name) => needs[name] ?? [])).toEqual(['crc16', 'jbd2', 'ext4']);
+  });
+
+  it('"what two devices need stands there twice", so that either alone brings it', () => {
+    const needs: Record<string, string[]> = { net: ['ring', 'failover'], block: ['ring'] };
+    const rows = [
+      { name: 'net', device: 1 },
+      { name: 'failover', device: 1 },
+      { name: 'block', device: 2 },
+    ];
+    expect(moduleLines(rows, (name) => needs[name] ?? [])).toEqual([
+      '1 ring.ko',
+      '1 failover.ko',
+      '1 net.ko',
+      '2 ring.ko',
+      '2 block.ko',
+    ]);
   });
 
   it('reads "the modules that a module needs" from its .modinfo section', () => {
