@@ -27,6 +27,11 @@ export interface ModuleDeviceConfig {
  * A device of two closures, which run on the owner's thread: convenient, since they see all that the program sees, and
  * slow, since the guest's vCPU waits for the owner's event loop. They are synchronous; while they run, nothing else of
  * the owner does. One that throws, or that gives no number, ends the machine with `device-failed`.
+ *
+ * Beside the exit itself an access costs two changes of thread, there and back: 18 µs, of which the vCPU's thread uses
+ * 9 µs of processor time and the owner's the other 9 (medians of 31 batches of 2000 reads, 10th and 90th percentile
+ * within 1 µs; AMD EPYC, 2 processors, Linux 6.18, Node 20.20), and longer when the event loop is busy. A register of
+ * a module costs 16 ns at the same place.
  */
 export type ClosureDeviceConfig = IoHandler &
   DevicePlace & {
