@@ -5,7 +5,7 @@ import type { IrqLine } from '../irq-line.js';
 import { FEATURE, INTERRUPT, STATUS } from './abi.js';
 import type { DeviceHost, DeviceLink, VirtioDevice } from './device.js';
 import { isActive, queueLayout } from './mmio-front.js';
-import { resetFields, type MmioState } from './mmio-state.js';
+import { offeredFeatures, resetFields, type MmioState } from './mmio-state.js';
 import { Virtqueue } from './queue.js';
 
 /** What the back needs of an EventFd. */
@@ -44,11 +44,15 @@ export class MmioBack implements DeviceHost {
   readonly #parts: MmioBackParts;
   readonly #watchers: { close(): void }[];
   readonly #queues: (Virtqueue | undefined)[];
-  readonly #waiting = new Set<NodeJS.Immediate>();
+  /** By queue that has more work than a turn takes: its next turn. */
+  readonly #turns = new Map<number, NodeJS.Immediate>();
+  /** Queues on their way to standing still. */
+  readonly #stopping = new Set<Promise<void>>();
   readonly #sum = { kicks: 0, chains: 0, dropped: 0, interrupts: 0, resets: 0, needsReset: 0 };
   #isActive = false;
   #isBusy = false;
-  #isClosed = false;
+  #link: DeviceLink | undefined;
+  #closed: Promise<void> | undefined;
 
   /** `attach` tells the device of its host: before anything can happen. */
   constructor(device: VirtioDevice, state: MmioState, parts: MmioBackParts) {
@@ -70,11 +74,13 @@ export class MmioBack implements DeviceHost {
 
   setConfig(offset: number, bytes: Uint8Array): void {
     const { config, fields } = this.#state;
-    if (offset + bytes.length > config.length)
-      throw new RangeError(`${this.device.offer.name}: its configuration space has ${config.length} bytes`);
-    // Before and after: whoever reads the same generation twice has read no mixture.
-    fields.ConfigGeneration.add(1);
-    config.set(bytes, offset);
+    if (offset + bytes.length > config[0].length)
+      throw new RangeError(`${this.device.offer.name}: its configuration space has ${config[0].length} bytes`);
+    const valid = (fields.ConfigGeneration.get() & 1) as 0 | 1;
+    const next = config[valid === 0 ? 1 : 0];
+    next.set(config[valid]);
+    next.set(bytes, offset);
+    // Partner: the front reads the copy that the generation names.
     fields.ConfigGeneration.add(1);
     if (isActive(fields.Status.get())) this.#interrupt(INTERRUPT.CONFIGURATION_CHANGE);
   }
@@ -91,17 +97,22 @@ export class MmioBack implements DeviceHost {
   }
 
   /** Resolves when the device touches guest memory no more and has released its host side. The vCPUs must be gone. */
-  async close(): Promise<void> {
-    if (this.#isClosed) return;
-    this.#isClosed = true;
+  close(): Promise<void> {
+    return (this.#closed ??= this.#close());
+  }
+
+  async #close(): Promise<void> {
     for (const watcher of this.#watchers) watcher.close();
-    await this.#stopQueues(this.#queues.keys());
+    for (const index of this.#queues.keys()) this.#stop(index);
+    this.device.cancel();
+    // Those too that a reset was waiting for.
+    await Promise.all(this.#stopping);
     await this.device.close();
   }
 
   // One thing after the other: a reset waits for the host's I/O, and what comes meanwhile is looked at afterwards.
   async #onControl(): Promise<void> {
-    if (this.#isBusy || this.#isClosed) return;
+    if (this.#isBusy || this.#closed !== undefined) return;
     this.#isBusy = true;
     const { fields } = this.#state;
     try {
@@ -109,7 +120,7 @@ export class MmioBack implements DeviceHost {
       for (let request = fields.REQUESTS.get(); request !== fields.ANSWERS.get(); request = fields.REQUESTS.get()) {
         if (fields.RESET.get() !== 0) await this.#reset();
         else await this.#stopWithdrawnQueues();
-        if (this.#isClosed) return;
+        if (this.#closed !== undefined) return;
         fields.ANSWERS.set(request);
         Atomics.notify(fields.ANSWERS.words, fields.ANSWERS.index);
       }
@@ -120,13 +131,31 @@ export class MmioBack implements DeviceHost {
   }
 
   #activate(): void {
-    const { fields, queues } = this.#state;
-    const { memory } = this.#parts;
-    const low = fields.DriverFeaturesLow.get();
-    const high = fields.DriverFeaturesHigh.get();
+    const { fields } = this.#state;
+    const offered = offeredFeatures(this.device.offer);
+    // What was stored after the check of FEATURES_OK, by another vCPU, is not negotiated.
+    const low = fields.DriverFeaturesLow.get() & offered[0];
+    const high = fields.DriverFeaturesHigh.get() & offered[1];
     const has = (bit: number): boolean => ((bit < 32 ? low : high) & (1 << (bit & 31))) !== 0;
     this.#isActive = true;
-    for (const [index, queue] of queues.entries()) {
+    const problem = this.#createQueues(has);
+    const link: DeviceLink = {
+      has,
+      queue: (index) => (this.#link === link ? this.#queues[index] : undefined),
+      needsReset: (reason) => {
+        if (this.#link === link) this.#needsReset(reason);
+      },
+    };
+    this.#link = link;
+    this.device.activate(link);
+    if (problem !== undefined) this.#needsReset(problem);
+    for (const index of this.#queues.keys()) this.#notify(index);
+  }
+
+  /** @returns why there are none */
+  #createQueues(has: (feature: number) => boolean): string | undefined {
+    const { memory } = this.#parts;
+    for (const [index, queue] of this.#state.queues.entries()) {
       if (queue.QueueReady.get() === 0) continue;
       const layout = queueLayout(queue, this.device.offer.queueSizes[index] ?? 0);
       try {
@@ -139,40 +168,42 @@ export class MmioBack implements DeviceHost {
           cursors: { avail: queue.AVAIL, used: queue.USED },
           interrupt: () => this.#interrupt(INTERRUPT.USED_BUFFER),
           broken: (reason) => this.#needsReset(`queue ${index}: ${reason}`),
-          again: () => this.#notifySoon(index),
+          again: () => this.#takeTurn(index),
         });
       } catch (error) {
         // The front refused such a queue; another vCPU must have changed it since.
-        this.#needsReset(`queue ${index}: ${error instanceof Error ? error.message : String(error)}`);
-        return;
+        this.#queues.fill(undefined);
+        return `queue ${index}: ${error instanceof Error ? error.message : String(error)}`;
       }
     }
-    const link: DeviceLink = {
-      has,
-      queue: (index) => this.#queues[index],
-      needsReset: (reason) => this.#needsReset(reason),
-    };
-    this.device.activate(link);
-    for (const index of this.#queues.keys()) this.#notify(index);
+    return undefined;
   }
 
   #notify(index: number): void {
-    if (this.#isActive && !this.#isClosed && this.#queues[index] !== undefined) this.device.notify(index);
+    // A queue whose next turn is due gets it then: doorbells do not add to the work of a turn of the event loop.
+    if (this.#turns.has(index) || this.#closed !== undefined) return;
+    if (this.#queues[index] !== undefined) this.device.notify(index);
   }
 
-  #notifySoon(index: number): void {
-    const immediate = setImmediate(() => {
-      this.#waiting.delete(immediate);
+  #takeTurn(index: number): void {
+    if (this.#turns.has(index)) return;
+    const turn = setImmediate(() => {
+      this.#turns.delete(index);
       this.#notify(index);
     });
-    this.#waiting.add(immediate);
+    this.#turns.set(index, turn);
   }
 
   async #reset(): Promise<void> {
     this.#sum.resets++;
-    for (const immediate of this.#waiting) clearImmediate(immediate);
-    this.#waiting.clear();
-    if (this.#isActive) await this.#stopQueues(this.#queues.keys());
+    for (const turn of this.#turns.values()) clearImmediate(turn);
+    this.#turns.clear();
+    this.#link = undefined;
+    if (this.#isActive) {
+      for (const index of this.#queues.keys()) this.#stop(index);
+      this.device.cancel();
+      await Promise.all(this.#stopping);
+    }
     this.#isActive = false;
     resetFields(this.#state);
     this.#state.fields.RESET.set(0);
@@ -180,31 +211,30 @@ export class MmioBack implements DeviceHost {
 
   async #stopWithdrawnQueues(): Promise<void> {
     const { queues } = this.#state;
-    await this.#stopQueues(
-      [...this.#queues.keys()].filter((index) => queues[index]?.QueueReady.get() === 0),
-      true,
-    );
+    for (const index of this.#queues.keys())
+      if (queues[index]?.QueueReady.get() === 0 && this.#stop(index)) this.device.cancel(index);
+    await Promise.all(this.#stopping);
   }
 
-  async #stopQueues(indices: Iterable<number>, isPartial = false): Promise<void> {
-    const stopping: Promise<void>[] = [];
-    for (const index of indices) {
-      const queue = this.#queues[index];
-      if (queue === undefined) continue;
-      this.#queues[index] = undefined;
-      stopping.push(queue.stop().then(() => addQueue(this.#sum, queue)));
-      if (isPartial) this.device.cancel(index);
-    }
-    if (!isPartial) this.device.cancel();
-    await Promise.all(stopping);
+  /** The queue is the device's no longer; `#stopping` is done when every chain is back. @returns whether there was one */
+  #stop(index: number): boolean {
+    const queue = this.#queues[index];
+    if (queue === undefined) return false;
+    this.#queues[index] = undefined;
+    const stopped = queue.stop().then(() => {
+      addQueue(this.#sum, queue);
+      this.#stopping.delete(stopped);
+    });
+    this.#stopping.add(stopped);
+    return true;
   }
 
   #needsReset(reason: string): void {
     const { fields } = this.#state;
+    for (const queue of this.#queues) void queue?.stop();
+    if ((fields.Status.or(STATUS.DEVICE_NEEDS_RESET) & STATUS.DEVICE_NEEDS_RESET) !== 0) return;
     this.#sum.needsReset++;
     this.warn(`the guest's driver broke the rules of its queue (${reason}); the device waits for a reset`);
-    for (const queue of this.#queues) void queue?.stop();
-    fields.Status.or(STATUS.DEVICE_NEEDS_RESET);
     // §2.1.2: "If DRIVER_OK is set, after it sets DEVICE_NEEDS_RESET, the device MUST send a device configuration
     // change notification to the driver."
     this.#interrupt(INTERRUPT.CONFIGURATION_CHANGE);

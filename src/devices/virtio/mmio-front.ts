@@ -45,7 +45,7 @@ export class MmioFront implements RegisterHandler {
     this.name = offer.name;
     this.#table = new RegisterTable(offer.name, registerRows(offer, state, parts));
     this.registers = this.#table.registers;
-    this.#config = configSpace(offer.name, state.config);
+    this.#config = configSpace(offer.name, state);
   }
 
   // §4.2.2.2: "The driver MUST only use 32 bit wide and aligned reads and writes to access the control registers".
@@ -147,11 +147,7 @@ function registerRows(offer: VirtioOffer, state: MmioState, parts: MmioFrontPart
       read: () => Status.get(),
       write: (value) => {
         if ((value & 0xff) === 0) {
-          // Only an activated back can be touching guest memory; Linux resets every device that it finds.
-          if (isActive(Status.get())) {
-            fields.RESET.set(1);
-            exchange();
-          } else resetFields(state);
+          reset(state, parts);
           return;
         }
         for (;;) {
@@ -177,6 +173,23 @@ function registerRows(offer: VirtioOffer, state: MmioState, parts: MmioFrontPart
     constant(0x0bc, 'SHMBaseHigh', NO_REGION),
     { offset: 0x0fc, name: 'ConfigGeneration', size: 4, read: () => fields.ConfigGeneration.get() },
   ];
+}
+
+function reset(state: MmioState, parts: MmioFrontParts): void {
+  const { Status, RESET } = state.fields;
+  for (;;) {
+    const current = Status.get();
+    if (isActive(current)) {
+      RESET.set(1);
+      askBack(state, parts);
+      return;
+    }
+    // Only an activated back can be touching guest memory, and Linux resets every device that it finds.
+    // Partner: a DRIVER_OK of another vCPU, which activates it.
+    if (Status.compareExchange(current, 0) !== current) continue;
+    resetFields(state);
+    return;
+  }
 }
 
 /** Between FEATURES_OK and DRIVER_OK (VIRTIO 1.2 §3.1.1, steps 6 to 8). */
@@ -213,13 +226,15 @@ function askBack({ fields: { REQUESTS, ANSWERS } }: MmioState, { control, wait }
   }
 }
 
-function configSpace(name: string, config: Uint8Array): IoHandler {
+function configSpace(name: string, { config, fields: { ConfigGeneration } }: MmioState): IoHandler {
   return {
     name,
     // Byte by byte: fields of the configuration space have their own widths, and any access within it is one of them.
     read: (offset, size) => {
+      // Partner: the back completes the other copy, then counts up.
+      const valid = config[(ConfigGeneration.get() & 1) as 0 | 1];
       let value = 0;
-      for (let i = 0; i < size; i++) value |= (config[offset + i] ?? 0) << (8 * i);
+      for (let i = 0; i < size; i++) value |= (valid[offset + i] ?? 0) << (8 * i);
       return value >>> 0;
     },
     write: () => undefined,

@@ -12,7 +12,9 @@ const DEVICE_ROWS = {
   DriverFeaturesHigh: { doc: 'features 32 to 63 that the driver accepted' },
   QueueSel: { doc: 'the queue that the queue registers are about' },
   InterruptStatus: { doc: '1 used buffer, 2 configuration change; both halves change it, by or and and' },
-  ConfigGeneration: { doc: 'changes before and after every change of the configuration space' },
+  ConfigGeneration: {
+    doc: 'counts changes of the configuration space; its lowest bit says which copy is the valid one',
+  },
   RESET: { doc: '1 from a Status := 0 of an active device until the back has answered' },
   REQUESTS: { doc: 'how often the front waited for the back, modulo 2^32' },
   ANSWERS: { doc: 'the last of these requests that the back has answered' },
@@ -37,8 +39,11 @@ export type QueueFields = FieldsOf<typeof QUEUE_ROWS>;
 export interface MmioState {
   readonly fields: FieldsOf<typeof DEVICE_ROWS>;
   readonly queues: readonly QueueFields[];
-  /** Device configuration space; written by the back only. */
-  readonly config: Uint8Array<SharedArrayBuffer>;
+  /**
+   * Device configuration space, twice: the back fills the copy that is not valid and then counts ConfigGeneration up.
+   * So whoever reads the same generation before and after has read no mixture.
+   */
+  readonly config: readonly [Uint8Array<SharedArrayBuffer>, Uint8Array<SharedArrayBuffer>];
 }
 
 /** @throws TypeError when the offer breaks a rule of the specification: a device's bug */
@@ -46,13 +51,18 @@ export function allocateMmioState(registers: RegisterFile, offer: VirtioOffer): 
   for (const size of offer.queueSizes)
     if (!(size >= 1 && size <= QUEUE_SIZE_MAX) || (size & (size - 1)) !== 0)
       throw new TypeError(`${offer.name}: a queue's size is a power of two up to ${QUEUE_SIZE_MAX}, not ${size}`);
-  const bytes = Math.max(offer.config.length, 1);
+  const { length } = offer.config;
+  const copies = registers.allocateArea(
+    offer.name,
+    'config',
+    Math.max(2 * length, 1),
+    'device configuration space, two copies',
+    (area) => area.set(offer.config),
+  );
   return {
     fields: registers.allocate(offer.name, DEVICE_ROWS),
     queues: offer.queueSizes.map((_, index) => registers.allocate(`${offer.name}.queue${index}`, QUEUE_ROWS)),
-    config: registers
-      .allocateArea(offer.name, 'config', bytes, 'device configuration space', (area) => area.set(offer.config))
-      .subarray(0, offer.config.length),
+    config: [copies.subarray(0, length), copies.subarray(length, 2 * length)],
   };
 }
 

@@ -123,6 +123,8 @@ export class Virtqueue {
       const result = walk(this.#memory, this.#table, chain, this.#indirect);
       if (result === 'ok') return chain;
       if (result !== 'outside') {
+        // The device does not get it: nobody else would give it back, and a stop would wait for ever.
+        this.#release(chain);
         this.#break(result);
         return undefined;
       }
