@@ -40,11 +40,12 @@ struct Watcher {
     napi_async_destroy(env, context);
     uv_close(reinterpret_cast<uv_handle_t *>(&poll), [](uv_handle_t *handle) {
       auto *watcher = static_cast<Watcher *>(handle->data);
-      close(watcher->fd);
       // The thread's end waits for this.
       napi_remove_async_cleanup_hook(watcher->hook);
       watcher->Release();
     });
+    // At once, which uv_close allows: a TAP is free for its next user only when no descriptor is left.
+    close(fd);
   }
 };
 

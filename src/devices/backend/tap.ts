@@ -71,12 +71,10 @@ export class TapBackend implements NetBackend {
     this.#attached?.setOffloads(taken);
   }
 
-  async close(): Promise<void> {
+  close(): void {
     clearTimeout(this.#timer);
     this.#link = undefined;
     this.#release();
-    // The poll holds a duplicate until the loop came round; the TAP is free for the next one only then.
-    await new Promise((resolve) => setImmediate(resolve));
   }
 
   counters(): Readonly<Record<string, number>> {

@@ -1,0 +1,143 @@
+// The user network with the real passt, in a network namespace of this file's own.
+// passt(1); hostile cases, Host faults 29.
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { fileURLToPath } from 'node:url';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { PasstBackend } from '../../../../src/devices/backend/passt.js';
+import { REG } from '../../../support/virtqueue-driver.js';
+import { dhcpDiscover, offeredAddress } from '../../../support/dhcp.js';
+import { addWayOut, enterOwnNetwork, noNetns, WAY_OUT } from '../../../support/netns.js';
+import { GUEST_MAC, KeepingBackend, NetRig } from '../../../support/net-rig.js';
+
+const noPasst = ((): string | undefined => {
+  if (noNetns !== undefined) return noNetns;
+  const isThere = (process.env['PATH'] ?? '').split(':').some((folder) => existsSync(`${folder}/passt`));
+  return isThere ? undefined : 'passt is not installed: apt-get install passt';
+})();
+
+/** Processes whose parent is `pid`, by the name of their program. */
+function children(pid: number, program = 'passt'): number[] {
+  return readdirSync(`/proc/${pid}/task`)
+    .flatMap((task) => readFileSync(`/proc/${pid}/task/${task}/children`, 'utf8').split(' '))
+    .map(Number)
+    .filter((child) => child > 0 && readFileSync(`/proc/${child}/comm`, 'utf8').startsWith(program));
+}
+
+const isAlive = (pid: number): boolean =>
+  existsSync(`/proc/${pid}`) && !/^State:\sZ/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+
+async function until(what: string, holds: () => boolean, milliseconds = 5000): Promise<void> {
+  for (const end = performance.now() + milliseconds; !holds();) {
+    if (performance.now() > end) throw new Error(`${what}: not within ${milliseconds} ms`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+/** Asks for an address, as a guest's first packet. */
+async function askForAddress(rig: NetRig): Promise<string | undefined> {
+  rig.offer();
+  rig.transmit(dhcpDiscover(GUEST_MAC));
+  let address: string | undefined;
+  await until('the offer of an address', () => {
+    const got = rig.takeFrame();
+    if (got === undefined) return false;
+    rig.offer();
+    return (address = offeredAddress(got.body)) !== undefined;
+  });
+  return address;
+}
+
+const isLinkUp = (rig: NetRig): boolean => rig.machine.read(REG.Config + 6, 2) === 1;
+
+describe.skipIf(noPasst !== undefined)(`passt${noPasst === undefined ? '' : ` (${noPasst})`}`, () => {
+  beforeAll(() => {
+    enterOwnNetwork();
+  });
+
+  test('without a way out it says so, and nothing is left', async () => {
+    await expect(NetRig.start(new PasstBackend())).rejects.toThrow(
+      /^the user network's passt ended at once: .*; it needs an interface with an address and a default route/,
+    );
+    expect(children(process.pid)).toEqual([]);
+  });
+
+  test('"guests get their address by DHCP from it"; no process is left when it is closed', async () => {
+    addWayOut();
+    const rig = await NetRig.start(new PasstBackend());
+    expect(await askForAddress(rig)).toBe(WAY_OUT.guest);
+    const [passt] = children(process.pid);
+    await rig.close();
+    expect(isAlive(passt ?? 0)).toBe(false);
+  });
+
+  test('"says how to install it when it is missing"', async () => {
+    await expect(NetRig.start(new PasstBackend({ program: 'no-such-passt' }))).rejects.toThrow(
+      'the user network needs no-such-passt, which is not installed; on Debian or Ubuntu: sudo apt-get install passt',
+    );
+  });
+
+  test('a forward is bound to this machine; a port that is taken is an error', async () => {
+    const server = createServer().listen(18_081, '127.0.0.1');
+    await once(server, 'listening');
+    await expect(NetRig.start(new PasstBackend({ forwards: [{ host: 18_081, guest: 80 }] }))).rejects.toThrow(/18081/);
+    server.close();
+    const rig = await NetRig.start(new PasstBackend({ forwards: [{ host: 18_080, guest: 80 }] }));
+    const listening = execFileSync('ip', ['-o', 'addr'], { encoding: 'utf8' });
+    expect(listening).toContain(WAY_OUT.guest);
+    // Local addresses in hexadecimal, little-endian: 127.0.0.1:18080.
+    expect(readFileSync('/proc/thread-self/net/tcp', 'utf8')).toContain('0100007F:46A0');
+    await rig.close();
+  });
+
+  test('case 29: "passt gone → link down, one line, … reconnects when it is back"', async () => {
+    const rig = await NetRig.start(new PasstBackend());
+    const [first = 0] = children(process.pid);
+    process.kill(first, 'SIGKILL');
+    await until('the link is down', () => !isLinkUp(rig));
+    // What the guest sends meanwhile is lost, and its buffers come back.
+    for (let i = 0; i < 50; i++) rig.transmit(dhcpDiscover(GUEST_MAC));
+    await rig.settle();
+    expect(rig.transmitting.usedIndex).toBe(50);
+    await until('the link is up again', () => isLinkUp(rig));
+    expect(rig.machine.warnings).toEqual([
+      expect.stringMatching(/^net0: passt ended \(.*\); the guest's cable is out/),
+    ]);
+    expect(rig.counter('passtLost')).toBe(1);
+    expect(await askForAddress(rig)).toBe(WAY_OUT.guest);
+    await rig.close();
+    expect(children(process.pid)).toEqual([]);
+  });
+
+  test('"The child never outlives us": not even when we are killed', async () => {
+    const holder = spawn(
+      process.execPath,
+      [fileURLToPath(new URL('../../../support/passt-holder.js', import.meta.url))],
+      {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      },
+    );
+    const [line] = (await once(holder.stdout, 'data')) as [Buffer];
+    const passt = Number(line.toString());
+    expect(isAlive(passt)).toBe(true);
+    holder.kill('SIGKILL');
+    await until('passt ends', () => !isAlive(passt));
+  });
+
+  test('a guest without room stops the stream, and gets what was sent when it has some', async () => {
+    const rig = await NetRig.start(new PasstBackend());
+    for (let i = 0; i < 20; i++) rig.transmit(dhcpDiscover(GUEST_MAC));
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    expect(rig.receiving.takeUsed()).toBeUndefined();
+    for (let i = 0; i < 20; i++) rig.offer();
+    await until('the offers', () => rig.receiving.usedIndex >= 20);
+    await rig.close();
+  });
+});
+
+test('a backend that was never opened closes', async () => {
+  await new PasstBackend().close();
+  expect(new KeepingBackend().closed).toBe(0);
+});
