@@ -17,19 +17,24 @@ export interface Surroundings {
   readonly terminalSize: string | undefined;
 }
 
-const USER_CMDLINE = 'console=ttyS0';
+const SERIAL_CONSOLE = 'console=ttyS0';
+const VIRTIO_CONSOLE = 'console=hvc0';
+const USER_CMDLINE = SERIAL_CONSOLE;
 
-/** Without `quiet` the default guest shows its kernel's messages. */
-function withoutQuiet(cmdline: string): string {
-  return cmdline
+/** The command line that nobody typed. */
+function ourCommandLine(request: RunRequest, guest: DefaultGuest | undefined): string {
+  // Without `quiet` the default guest shows its kernel's messages.
+  const isLeftOut = (word: string): boolean => word === 'quiet' && guest !== undefined && request.verbose === true;
+  const isVirtio = request.console?.virtio === true;
+  return (guest?.cmdline ?? USER_CMDLINE)
     .split(' ')
-    .filter((word) => word !== 'quiet')
+    .filter((word) => !isLeftOut(word))
+    .map((word) => (word === SERIAL_CONSOLE && isVirtio ? VIRTIO_CONSOLE : word))
     .join(' ');
 }
 
 function commandLine(request: RunRequest, { guest, terminalSize }: Surroundings): string {
-  const ours = request.verbose === true && guest !== undefined ? withoutQuiet(guest.cmdline) : guest?.cmdline;
-  const whole = request.cmdline ?? ours ?? USER_CMDLINE;
+  const whole = request.cmdline ?? ourCommandLine(request, guest);
   const size = guest === undefined || request.cmdline !== undefined ? undefined : terminalSize;
   return [whole, size === undefined ? '' : `microvisor.size=${size}`, request.append ?? '']
     .filter((part) => part !== '')
@@ -56,6 +61,10 @@ export function vmConfig(request: RunRequest, surroundings: Surroundings): VmCon
     consoleOverflow: consoleOverflow(request),
     // A user's own kernel gets a hint instead.
     appendQuirkOptions: guest !== undefined,
+    entropy: request.entropy ?? guest !== undefined,
+    console: request.console?.virtio === true ? 'virtio' : 'serial',
+    disks: request.disks ?? [],
+    nets: request.nets ?? [],
     ...(initrd === undefined ? {} : { initrd }),
     ...(request.entry === undefined ? {} : { entry: request.entry }),
     ...(request.load === undefined ? {} : { load: request.load }),
@@ -76,5 +85,9 @@ export const OPTION_OF_FIELD: Readonly<Record<string, string>> = {
   memoryMiB: '--mem',
   cpus: '--cpus',
   firmware: '--firmware',
+  disks: '--disk',
+  nets: '--net',
+  console: '--console',
+  entropy: '--entropy',
   exec: 'COMMAND',
 };

@@ -2,12 +2,14 @@
 // Our own; the names follow QEMU's character devices.
 import { UsageError } from './usage-error.js';
 
-export type ConsoleTarget =
-  /** The terminal or pipes of this process. */
-  | { readonly kind: 'stdio' }
+export type ConsoleTarget = (
+  | { readonly kind: 'stdio' /* The terminal or pipes of this process. */ }
   | { readonly kind: 'file'; readonly path: string }
-  /** Nowhere, and no input. */
-  | { readonly kind: 'null' };
+  | { readonly kind: 'null' /* Nowhere, and no input. */ }
+) & {
+  /** The guest's console is the virtio one, and not its first serial port. */
+  readonly virtio?: true;
+};
 
 interface ConsoleForm {
   readonly form: string;
@@ -24,13 +26,17 @@ const CONSOLE_FORMS: readonly ConsoleForm[] = [
   { form: 'null', parse: (text) => (text === 'null' ? { kind: 'null' } : undefined) },
 ];
 
-export const CONSOLE_FORM_LIST = CONSOLE_FORMS.map(({ form }) => form).join('|');
+export const CONSOLE_FORM_LIST = `${CONSOLE_FORMS.map(({ form }) => form).join('|')}, or virtio[,one of them]`;
+
+const VIRTIO = 'virtio';
 
 /** @throws UsageError */
 export function parseConsoleTarget(text: string): ConsoleTarget {
+  const isVirtio = text === VIRTIO || text.startsWith(`${VIRTIO},`);
+  const plain = text === VIRTIO ? 'stdio' : isVirtio ? text.slice(VIRTIO.length + 1) : text;
   for (const { parse } of CONSOLE_FORMS) {
-    const target = parse(text);
-    if (target !== undefined) return target;
+    const target = parse(plain);
+    if (target !== undefined) return isVirtio ? { ...target, virtio: true } : target;
   }
   throw new UsageError('--console', `takes ${CONSOLE_FORM_LIST}, not ${JSON.stringify(text)}`);
 }

@@ -1,5 +1,7 @@
 // `microvisor guest`: prepares the default guest without running it, and says where it lies.
 // The work is that of guests/linux/prepare.ts.
+import { Option } from 'commander';
+import { checkWish, GUEST_HELP, parseGuest, type GuestWish } from './guest-option.js';
 import { signalStatus, watchSignals } from './signals.js';
 import type { DefineVerb } from './verb.js';
 
@@ -10,10 +12,15 @@ does the same when it is needed.
 
 export const define: DefineVerb = (command, { end }) => {
   command
-    .option('--kernel-source <DIR>', 'Linux source tree or tarball to build the kernel from, for machines without apt')
+    .addOption(new Option('--guest <KIND>', GUEST_HELP).argParser(parseGuest))
+    .option(
+      '--kernel-source <DIR>',
+      'Linux source tree or tarball to build the small kernel from, for machines without apt',
+    )
     .option('--json', 'print paths and command line as JSON')
     .addHelpText('after', AFTER_HELP)
-    .action(async ({ kernelSource, json }: { kernelSource?: string; json?: true }) => {
+    .action(async ({ json, ...wish }: GuestWish & { readonly json?: true }) => {
+      checkWish(wish);
       const abort = new AbortController();
       let ended: NodeJS.Signals | undefined;
       const unwatch = watchSignals(
@@ -25,7 +32,7 @@ export const define: DefineVerb = (command, { end }) => {
       );
       try {
         const { prepareGuestVisibly } = await import('./default-guest.js');
-        const guest = await prepareGuestVisibly(kernelSource === undefined ? {} : { kernelSource }, abort.signal);
+        const guest = await prepareGuestVisibly(wish, abort.signal);
         const { kernel, initrd, cmdline } = guest;
         const text =
           json === true

@@ -11,6 +11,7 @@ import type { Invocation, VerbRow } from './verb.js';
 const VERBS: readonly VerbRow[] = [
   { name: 'run', summary: 'boot a guest, or run a command in the default guest', load: () => import('./run.js') },
   { name: 'check', summary: 'say what this host offers, and what is missing', load: () => import('./check.js') },
+  { name: 'disk', summary: 'make disk images for --disk', load: () => import('./disk.js') },
   { name: 'guest', summary: 'prepare the default guest without running it', load: () => import('./guest.js') },
 ];
 
@@ -37,6 +38,8 @@ function packageVersion(): string {
 /** Commander's words as one sentence of ours; undefined for what is no error (help and version were asked for). */
 function usageSentence(error: CommanderError, verb: string | undefined): string | undefined {
   if (error.exitCode === 0) return undefined;
+  if (error.code === 'commander.help' && verb !== undefined)
+    return `${verb} needs one of its commands; see microvisor ${verb} --help`;
   if (error.code === 'commander.help')
     return `name a verb: ${VERBS.map(({ name }) => name).join(', ')}; see microvisor --help`;
   const text = error.message

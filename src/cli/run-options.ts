@@ -1,6 +1,10 @@
 // The options of `microvisor run`: one row each, and the rules about which go together. Pure: no file is touched here.
 // Our own; names follow kvmtool and QEMU where they have one.
+import type { DiskConfig, NetConfig } from '../machine/device-config.js';
 import { CONSOLE_FORM_LIST, parseConsoleTarget, type ConsoleTarget } from './console-target.js';
+import { DISK_FORM, parseDisk } from './disk-option.js';
+import { checkWish, GUEST_HELP, parseGuest, type GuestKind } from './guest-option.js';
+import { NET_FORM, parseNet } from './net-option.js';
 import { parseNumber, type NumberRow } from './numbers.js';
 import { UsageError } from './usage-error.js';
 
@@ -20,10 +24,15 @@ export interface RunRequest {
   readonly cpus: number;
   readonly firmware?: (typeof FIRMWARES)[number];
   readonly console?: ConsoleTarget;
+  readonly disks?: readonly DiskConfig[];
+  /** Empty for `--net none`. */
+  readonly nets?: readonly NetConfig[];
+  readonly entropy?: boolean;
   readonly report?: string;
   readonly timeoutMs?: number;
   readonly mergeable?: boolean;
   readonly hugePages?: boolean;
+  readonly guest?: GuestKind;
   readonly kernelSource?: string;
   readonly verbose?: boolean;
   /** Program and arguments to run in the default guest. */
@@ -109,8 +118,14 @@ export const OPTION_ROWS: readonly OptionRow[] = [
     parse: (value) => ({ load: parseNumber(NUMBER_ROWS.load, value) }),
   },
   {
+    flags: '--guest <KIND>',
+    help: GUEST_HELP,
+    group: 'guest',
+    parse: (value) => ({ guest: parseGuest(value) }),
+  },
+  {
     flags: '--kernel-source <DIR>',
-    help: "Linux source from which the default guest's kernel is built, for machines without apt",
+    help: "Linux source from which the small guest's kernel is built, for machines without apt",
     group: 'guest',
     parse: (value) => ({ kernelSource: nonEmpty('--kernel-source', 'a directory or tarball', value) }),
   },
@@ -134,10 +149,29 @@ export const OPTION_ROWS: readonly OptionRow[] = [
   },
   {
     flags: '--console <TARGET>',
-    help: `where the first serial port goes: ${CONSOLE_FORM_LIST} (default: stdio)`,
+    help: `where the guest's console, its first serial port, goes: ${CONSOLE_FORM_LIST}, for hvc0 (default: stdio)`,
     group: 'machine',
     parse: (value) => ({ console: parseConsoleTarget(value) }),
   },
+  {
+    flags: '--disk <DISK>',
+    help: `a virtio disk, /dev/vda and on: ${DISK_FORM}; the file is raw, whatever is in it`,
+    group: 'machine',
+    parse: (value, { disks = [] }) => ({ disks: [...disks, parseDisk(value)] }),
+  },
+  {
+    flags: '--net <NET>',
+    help: `a virtio network card, eth0 and on: ${NET_FORM} (default: none)`,
+    group: 'machine',
+    parse: (value, { nets }) => ({ nets: parseNet(value, nets) }),
+  },
+  {
+    flags: '--entropy',
+    help: "a virtio entropy device, /dev/hwrng; the default with the default guest's kernel",
+    group: 'machine',
+    parse: () => ({ entropy: true }),
+  },
+  { flags: '--no-entropy', help: 'no such device', group: 'machine', parse: () => ({ entropy: false }) },
   {
     flags: '--mergeable',
     help: "offer guest RAM to the host's KSM",
@@ -214,6 +248,11 @@ const CONFLICT_ROWS: readonly ConflictRow[] = [
     ),
   },
   {
+    option: '--guest',
+    found: (options) => options.guest !== undefined && options.kernel !== undefined,
+    problem: 'chooses between the default guests; leave out --kernel or --guest',
+  },
+  {
     option: '--kernel-source',
     found: (options) => options.kernelSource !== undefined && options.kernel !== undefined,
     problem: 'is for building the default guest; leave out --kernel or --kernel-source',
@@ -224,5 +263,6 @@ const CONFLICT_ROWS: readonly ConflictRow[] = [
 export function completeRequest(options: Partial<Options>, command: readonly string[] | undefined): RunRequest {
   const conflict = CONFLICT_ROWS.find(({ found }) => found(options, command));
   if (conflict !== undefined) throw new UsageError(conflict.option, conflict.problem);
+  checkWish(options);
   return { memoryMiB: 128, cpus: 1, ...options, ...(command === undefined ? {} : { command }) };
 }

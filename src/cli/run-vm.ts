@@ -22,7 +22,7 @@ import { openReportFile, type ReportFile } from './report-file.js';
 import type { RunRequest } from './run-options.js';
 import { describeError, printable, say } from './sentence.js';
 import { dieOf, signalStatus, watchSignals, type EndingSignal } from './signals.js';
-import { terminalSize } from './terminal.js';
+import { terminalSize, watchTerminalSize } from './terminal.js';
 import { UsageError } from './usage-error.js';
 
 /** How long a run that was told to end may take to do so. */
@@ -71,7 +71,8 @@ export async function runVm(request: RunRequest): Promise<RunEnd> {
   try {
     const guest = request.kernel === undefined ? await prepareDefaultGuest(request, abort.signal) : undefined;
     const size = process.stdin.isTTY && request.command === undefined ? terminalSize() : undefined;
-    vm = await create({ ...vmConfig(request, { guest, terminalSize: size }), signal: abort.signal });
+    const onWarning = (message: string): void => say(printable(message));
+    vm = await create({ ...vmConfig(request, { guest, terminalSize: size }), onWarning, signal: abort.signal });
     suggestQuirkOptions(vm, request);
     const status = await runToEnd(vm, request, consoleFile, connections);
     if (signal !== undefined) return writeReport(report, vm, { signal, status: signalStatus(signal) });
@@ -163,8 +164,15 @@ function connect(
     const output = connectOutput(console.output, 1, events);
     if (process.stdin.isTTY) say('Ctrl-A x ends the VM, Ctrl-A h lists the keys');
     connections.push(output, connectConsoleInput(console.input, output.sink, events));
+    if (request.console?.virtio === true) connections.push(connectSize(vm));
   }
   return connections;
+}
+
+/** A serial line cannot tell its size to the guest, a virtio console can. */
+function connectSize(vm: Vm): Connection {
+  const release = watchTerminalSize((columns, rows) => vm.resizeConsole(columns, rows));
+  return { drained: Promise.resolve(), release };
 }
 
 // A VM that ended by itself has its output written to the last byte, however slow the reader is; one that was told to

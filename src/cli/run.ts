@@ -17,6 +17,7 @@ Examples:
   microvisor run -- uname -a                      a command in it, with its status
   tar c src | microvisor run -- tar t             its stdin, stdout and stderr pass through
   microvisor run --cpus 4 --mem 1024
+  microvisor run --disk data.img --net user       see also microvisor disk --help
   microvisor run --kernel vmlinux --initrd initrd.cpio --append 'quiet panic=-1'
   microvisor run --kernel boot.bin --entry real   a flat binary, at 0x7c00
 

@@ -69,11 +69,33 @@ export class RawTerminal {
   }
 }
 
-/** `COLSxROWS` of the terminal that this process prints on, or undefined when it has none. */
-export function terminalSize(): string | undefined {
+/** What this process prints on, when that is a terminal. */
+function outputTerminal(): WriteStream | undefined {
   for (const stream of [process.stdout, process.stderr]) {
-    if (stream instanceof WriteStream && stream.columns > 0 && stream.rows > 0)
-      return `${stream.columns}x${stream.rows}`;
+    if (stream instanceof WriteStream && stream.columns > 0 && stream.rows > 0) return stream;
   }
   return undefined;
+}
+
+/** `COLSxROWS` of the terminal that this process prints on, or undefined when it has none. */
+export function terminalSize(): string | undefined {
+  const terminal = outputTerminal();
+  return terminal === undefined ? undefined : `${terminal.columns}x${terminal.rows}`;
+}
+
+/**
+ * Calls `onSize` now and whenever the terminal's size changes; never where there is no terminal.
+ * @returns a function that ends it
+ */
+export function watchTerminalSize(onSize: (columns: number, rows: number) => void): () => void {
+  const terminal = outputTerminal();
+  if (terminal === undefined) return () => undefined;
+  const tell = (): void => {
+    // A window that is being closed may have no size.
+    if (terminal.columns > 0 && terminal.rows > 0) onSize(terminal.columns, terminal.rows);
+  };
+  // SIGWINCH, after Node has asked for the new size.
+  terminal.on('resize', tell);
+  tell();
+  return () => terminal.off('resize', tell);
 }

@@ -14,7 +14,7 @@ describe('"one clear sentence, status 2"', () => {
     ['an unknown option', ['run', '--bogus'], /'--bogus'.*run --help/],
     ['a misspelt option', ['run', '--memm', '4'], /'--memm' \(did you mean --mem\?\)/],
     ['an unknown verb', ['boot'], /'boot'/],
-    ['no verb', [], /name a verb: run, check, guest/],
+    ['no verb', [], /name a verb: run, check, disk, guest/],
     ['an option without its value', ['run', '--mem'], /--mem/],
     ['a COMMAND without --', ['run', 'uname'], /microvisor run -- uname/],
     ['-- without COMMAND', ['run', '--'], /nothing follows --/],
@@ -22,6 +22,12 @@ describe('"one clear sentence, status 2"', () => {
     ['words too many', ['check', 'this'], /check --help/],
     ['a number that is none', ['run', '--mem', 'NaN'], /--mem: takes a whole number of MiB/],
     ['a negative number', ['run', '--cpus', '-1'], /--cpus: .*"-1"/],
+    ['a verb without its command', ['disk'], /disk --help/],
+    ['a command that the verb has not', ['disk', 'destroy'], /'destroy'.*disk --help/],
+    ['a disk without a size', ['disk', 'create', 'x'], /--size: is missing/],
+    ['a disk without a file', ['disk', 'create', '--size', '1M'], /'FILE'/],
+    ['a disk of half a sector', ['disk', 'create', 'x', '--size', '1048832'], /--size: .*a multiple of 512/],
+    ['a guest that there is not', ['guest', '--guest', 'big'], /--guest: takes stock or small/],
     ['options that conflict', ['run', '--load', '0x1000'], /--load: .*--entry/],
   ])('%s', (_, words, message) => {
     const { status, stdout, stderr } = microvisor(...words);
@@ -36,6 +42,7 @@ describe('what was asked for goes to stdout, with status 0', () => {
     ['--help', ['--help'], /microvisor run -- uname -a/],
     ['help of a verb', ['run', '--help'], /--kernel <FILE>[^]*Status: 0 the guest powered off/],
     ['the same by the word', ['help', 'check'], /--json/],
+    ['help of a command of a verb', ['disk', 'create', '--help'], /--from <DIR>/],
     ['--version', ['--version'], /^\d+\.\d+\.\d+\n$/],
   ])('%s', (_, words, text) => {
     const { status, stdout, stderr } = microvisor(...words);
@@ -45,7 +52,7 @@ describe('what was asked for goes to stdout, with status 0', () => {
 
   test('every option of the issue is in the help', () => {
     const { stdout } = microvisor('run', '--help');
-    for (const option of '--kernel --initrd --cmdline --append --entry --load --mem --cpus --console --report --timeout --firmware --verbose'.split(
+    for (const option of '--kernel --initrd --cmdline --append --entry --load --mem --cpus --console --report --timeout --firmware --guest --disk --net --entropy --no-entropy --verbose'.split(
       ' ',
     ))
       expect(stdout).toContain(`  ${option} `);
