@@ -1,0 +1,130 @@
+// The virtio console and the entropy device, used by a real Linux guest.
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { createVm, type Vm, type VmConfig } from '../../src/index.js';
+import { noKvm } from '../support/kvm.js';
+import { BOOT_MS, guestConfig, PREPARE_MS, runInGuest } from '../support/linux.js';
+
+let guest: Pick<VmConfig, 'kernel' | 'initrd' | 'cmdline'>;
+beforeAll(async () => {
+  if (!noKvm) guest = await guestConfig('small');
+}, PREPARE_MS);
+
+const OUTPUT_BYTES = 1 << 20;
+const INPUT_BYTES = 64 << 10;
+
+/** Every byte value, in an order without a short period. */
+function pattern(bytes: number): Uint8Array {
+  let state = 1;
+  return Uint8Array.from({ length: bytes }, () => {
+    state = (Math.imul(state, 1_103_515_245) + 12_345) >>> 0;
+    return state >>> 16;
+  });
+}
+
+/** Collects what a stream gives until `isEnough` holds. */
+async function readUntil(stream: NodeJS.ReadableStream, isEnough: (text: string) => boolean): Promise<string> {
+  let text = '';
+  while (!isEnough(text)) {
+    const [chunk] = (await once(stream, 'data')) as [Uint8Array];
+    text += Buffer.from(chunk).toString('latin1');
+  }
+  return text;
+}
+
+/** A descriptor of its own keeps the settings of the line from one command to the next. */
+const BOTH_WAYS = `
+exec 3<>/dev/hvc0
+stty raw -opost -echo <&3
+echo size $(stty size <&3)
+echo ready
+dd bs=1024 count=${INPUT_BYTES / 1024} iflag=fullblock <&3 2>/dev/null | sha256sum
+head -c ${OUTPUT_BYTES} /dev/urandom >/tmp/output
+sha256sum </tmp/output
+cat /tmp/output >&3
+echo resize
+until [ "$(stty size <&3)" = "43 132" ]; do sleep 0.2; done
+echo size $(stty size <&3)
+`;
+
+async function bothWays(cpus: number): Promise<void> {
+  await using vm: Vm = await createVm({
+    ...guest,
+    cpus,
+    appendQuirkOptions: true,
+    console: 'virtio',
+    consoleOverflow: 'wait',
+    exec: { argv: ['sh', '-c', BOTH_WAYS] },
+  });
+  vm.resizeConsole(100, 30);
+  vm.serial.output.resume();
+  const hash = createHash('sha256');
+  let bytes = 0;
+  vm.console.output.on('data', (chunk: Uint8Array) => {
+    hash.update(chunk);
+    bytes += chunk.length;
+  });
+  const input = pattern(INPUT_BYTES);
+  const sent = createHash('sha256').update(input).digest('hex');
+  const stdout = vm.exec?.stdout ?? expect.fail('no exec channel');
+  vm.exec?.stderr.resume();
+  await vm.start();
+  const first = await readUntil(stdout, (text) => text.includes('ready\n'));
+  expect(first).toContain('size 30 100\n');
+  vm.console.input.write(input);
+  const second = await readUntil(stdout, (text) => text.includes('resize\n'));
+  vm.resizeConsole(132, 43);
+  const [ofInput, ofOutput] = second.match(/[0-9a-f]{64}/g) ?? [];
+  expect(ofInput).toBe(sent);
+  const last = await readUntil(stdout, (text) => text.includes('size 43 132\n'));
+  expect(last).toContain('size 43 132');
+  expect(await vm.outcome).toEqual({ kind: 'command', status: 0 });
+  expect({ bytes, hash: hash.digest('hex') }).toEqual({ bytes: OUTPUT_BYTES, hash: ofOutput });
+  // A queue kick never leaves the kernel: QueueNotify is in no vCPU's exits.
+  const notified = vm.report().vcpus.flatMap(({ mmio }) => mmio.filter(({ address }) => (address & 0xfff) === 0x50));
+  expect(notified).toEqual([]);
+}
+
+describe.skipIf(noKvm)('"hvc0 … 1 MiB of output byte-exact, resize seen by `stty size`"', () => {
+  test.each([1, 2])('with %i vCPUs', bothWays, 2 * BOOT_MS);
+
+  test(
+    '"hvc0 login shell"',
+    async () => {
+      await using vm = await createVm({
+        ...guest,
+        cmdline: (guest.cmdline ?? '').replace('console=ttyS0', 'console=hvc0'),
+        appendQuirkOptions: true,
+        console: 'virtio',
+      });
+      vm.serial.output.resume();
+      await vm.start();
+      await readUntil(vm.console.output, (text) => /[#$] $/.test(text));
+      vm.console.input.write('tty; echo $((6 * 7))\n');
+      const answer = await readUntil(vm.console.output, (text) => /\n42\r?\n[^]*[#$] $/.test(text));
+      expect(answer).toContain('/dev/hvc0');
+      vm.console.input.write('poweroff\n');
+      expect(await vm.outcome).toEqual({ kind: 'power-off' });
+    },
+    BOOT_MS,
+  );
+});
+
+describe.skipIf(noKvm)('entropy', () => {
+  test(
+    '"/dev/hwrng gives bytes; the kernel reports its pool initialised by it"',
+    async () => {
+      const cmdline = `${guest.cmdline ?? ''} random.trust_cpu=off random.trust_bootloader=off`;
+      const { outcome, stdout, vm } = await runInGuest(
+        { ...guest, cmdline, entropy: true },
+        'cat /sys/class/misc/hw_random/rng_current; head -c 512 /dev/hwrng >/tmp/a; head -c 512 /dev/hwrng >/tmp/b; ' +
+          'cmp -s /tmp/a /tmp/b && echo same; wc -c </tmp/a; dmesg | grep "crng init done"',
+      );
+      expect(outcome).toEqual({ kind: 'command', status: 0 });
+      expect(stdout).toMatch(/^virtio_rng\.0\n512\n\[.*crng init done/);
+      expect(vm.report().virtio).toMatchObject([{ name: 'entropy', dropped: 0, needsReset: 0 }]);
+    },
+    BOOT_MS,
+  );
+});
