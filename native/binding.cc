@@ -11,6 +11,7 @@
 #include "eventfd.h"
 #include "handles.h"
 #include "host.h"
+#include "io-binding.h"
 #include "ioctl.h"
 #include "runners.h"
 #include "tap.h"
@@ -389,6 +390,10 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
       {"adoptTap", AdoptTap},
       {"readTap", ReadTap},
       {"writeTap", WriteTap},
+      {"ioCreate", IoCreate},
+      {"ioClose", IoClose},
+      {"ioLock", IoLock},
+      {"ioSize", IoSize},
       {"advise", Advise},
       {"threadCpuNanoseconds", ThreadCpuNanoseconds},
       {"threadId", ThreadId},

@@ -23,6 +23,12 @@ export interface NativeEventFd {
   readonly signal: () => void;
 }
 
+export interface NativeIo {
+  readonly handle: Handle<'io'>;
+  /** Takes the requests in the first `used` words; 0 or -errno. */
+  readonly submit: (used: number) => number;
+}
+
 export interface NativeMsrRange {
   readonly flags: number;
   readonly base: number;
@@ -59,6 +65,16 @@ export interface Native {
   adoptTap(fd: number): Handle<'tap'> | number;
   readTap(tap: Handle<'tap'>, buffer: Uint8Array): number;
   writeTap(tap: Handle<'tap'>, frame: Uint8Array): number;
+  ioCreate(
+    fd: number,
+    eventfd: number,
+    regions: readonly Uint8Array[],
+    words: Uint8Array,
+    uring: boolean,
+  ): NativeIo | number;
+  ioClose(io: Handle<'io'>): void;
+  ioLock(fd: number, exclusive: boolean): number;
+  ioSize(fd: number): number;
   advise(memory: Uint8Array, advice: string): number;
   threadCpuNanoseconds(): bigint;
   threadId(): number;

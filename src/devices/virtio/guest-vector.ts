@@ -1,9 +1,14 @@
 // Windows of guest memory in a row: what a descriptor chain's buffers are to the code that fills or reads them.
 // VIRTIO 1.2 §2.7.4.1: "device MUST NOT make assumptions about the particular arrangement of descriptors."
-import type { GuestMemory } from '../../memory/guest-memory.js';
+/** What windows lie in: guest RAM, or any row of buffers. */
+export interface Regions {
+  readonly regions: readonly { readonly bytes: Uint8Array }[];
+}
 
 /** Segments for which there is room at once; a longer vector grows. */
 const FIRST_SEGMENTS = 4;
+/** More than a region's bytes; two numbers in one that is exact. */
+const REGION_STRIDE = 2 ** 33;
 
 /**
  * A list of windows as three parallel arrays, so that nothing is allocated per chain and native code takes it as it is.
@@ -14,15 +19,15 @@ export class GuestVector {
   count = 0;
   /** Sum of the lengths. */
   bytes = 0;
-  /** By segment: index into `GuestMemory.regions`. */
+  /** By segment: index into the regions. */
   regions = new Uint8Array(FIRST_SEGMENTS);
   /** By segment: first byte, from the start of its region. */
   offsets = new Uint32Array(FIRST_SEGMENTS);
   /** By segment: bytes, at least 1. */
   lengths = new Uint32Array(FIRST_SEGMENTS);
-  readonly #memory: GuestMemory;
+  readonly #memory: Regions;
 
-  constructor(memory: GuestMemory) {
+  constructor(memory: Regions) {
     this.#memory = memory;
   }
 
@@ -61,6 +66,49 @@ export class GuestVector {
       into.add(this.regions[i] as number, (this.offsets[i] as number) + skip, count);
       left -= count;
       skip = 0;
+    }
+    return true;
+  }
+
+  /**
+   * Takes the last byte off: where a device has to put its answer.
+   * @returns the byte's region and its offset there, as one number for `storeAt`; -1 when the vector is empty
+   */
+  takeLastByte(): number {
+    const at = this.count - 1;
+    if (at < 0) return -1;
+    const left = (this.lengths[at] as number) - 1;
+    const place = (this.regions[at] as number) * REGION_STRIDE + (this.offsets[at] as number) + left;
+    if (left === 0) this.count = at;
+    else this.lengths[at] = left;
+    this.bytes--;
+    return place;
+  }
+
+  /** Stores one byte at a place that `takeLastByte` gave. */
+  storeAt(place: number, value: number): void {
+    const region = this.#memory.regions[Math.floor(place / REGION_STRIDE)];
+    if (region !== undefined) region.bytes[place % REGION_STRIDE] = value;
+  }
+
+  /** Takes the first bytes off. @returns false, and leaves the vector as it is, when it has fewer */
+  dropFirst(length: number): boolean {
+    if (length > this.bytes) return false;
+    this.bytes -= length;
+    let whole = 0;
+    let left = length;
+    while (left > 0 && left >= (this.lengths[whole] as number)) left -= this.lengths[whole++] as number;
+    if (whole > 0) {
+      this.count -= whole;
+      for (let i = 0; i < this.count; i++) {
+        this.regions[i] = this.regions[i + whole] as number;
+        this.offsets[i] = this.offsets[i + whole] as number;
+        this.lengths[i] = this.lengths[i + whole] as number;
+      }
+    }
+    if (left > 0) {
+      this.offsets[0] = (this.offsets[0] as number) + left;
+      this.lengths[0] = (this.lengths[0] as number) - left;
     }
     return true;
   }
@@ -139,7 +187,7 @@ export class GuestVector {
 
   #region(segment: number) {
     // `add` gets indices of regions only.
-    return this.#memory.regions[this.regions[segment] as number] as GuestMemory['regions'][number];
+    return this.#memory.regions[this.regions[segment] as number] as Regions['regions'][number];
   }
 
   #grow(): void {
