@@ -5,6 +5,7 @@ import { VirtioConsole } from '../devices/virtio/console.js';
 import type { VirtioDevice } from '../devices/virtio/device.js';
 import { VirtioEntropy } from '../devices/virtio/entropy.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
+import { openBlockDevice } from './block-devices.js';
 import type { CompleteConfig } from './config.js';
 import { openNetDevice } from './net-devices.js';
 import type { ConsolePort } from './consoles.js';
@@ -20,6 +21,8 @@ export interface VirtioDevices {
 export async function createVirtioDevices(config: CompleteConfig, memory: GuestMemory): Promise<VirtioDevices> {
   const devices: VirtioDevice[] = [];
   try {
+    for (const [index, disk] of config.disks.entries())
+      devices.push(await openBlockDevice(disk, memory, `disk${index}`));
     const console = config.console === 'virtio' ? new VirtioConsole() : undefined;
     if (console !== undefined) devices.push(console);
     for (const [index, net] of config.nets.entries()) devices.push(await openNetDevice(net, `net${index}`));
