@@ -3,7 +3,9 @@
 import { ETHERNET_HEADER, FRAME_MAX, formatMac, MAC_BYTES, SOURCE_ADDRESS } from '../backend/ethernet.js';
 import type { NetBackend, NetLink } from '../backend/net-backend.js';
 import { DEVICE_ID } from './abi.js';
+import { CopyBuffer } from './copy-buffer.js';
 import type { DescriptorChain, DeviceHost, DeviceLink, VirtioDevice, VirtioOffer, Virtqueue } from './device.js';
+import type { GuestVector } from './guest-vector.js';
 import { checkTransmitHeader, NET_FEATURE, NET_HEADER, setBufferCount, type TransmitOffloads } from './net-header.js';
 
 export interface NetOptions {
@@ -42,7 +44,9 @@ export class NetDevice implements VirtioDevice {
   /** Whether the backend's frames have a virtio_net_hdr in front. */
   readonly #hasHeader: boolean;
   /** The guest may write its bytes at any time: a frame is copied here once, checked here, and sent from here. */
-  readonly #sending = new Uint8Array(NET_HEADER + FRAME_MAX);
+  readonly #sending = new CopyBuffer(NET_HEADER + FRAME_MAX);
+  /** Not the same: a backend may hand back the very bytes that it is given. */
+  readonly #filling = new CopyBuffer(NET_HEADER + FRAME_MAX);
   readonly #header = new Uint8Array(NET_HEADER);
   /** Buffers of the guest that were taken for a frame and not filled yet. */
   readonly #buffers: DescriptorChain[] = [];
@@ -238,21 +242,22 @@ export class NetDevice implements VirtioDevice {
   /** §5.1.6.4: the header once, num_buffers in it, and the frame behind it through all buffers. */
   #fill(queue: Virtqueue, body: Uint8Array, length: number): void {
     const buffers = this.#buffers;
+    const header = this.#header;
     let count = 0;
     for (let room = 0; room < length; count++) room += (buffers[count] as DescriptorChain).writable.bytes;
-    setBufferCount(this.#header, count);
+    setBufferCount(header, count);
     let done = 0;
     for (let i = 0; i < count; i++) {
-      const chain = buffers[i] as DescriptorChain;
-      const part = Math.min(chain.writable.bytes, length - done);
+      const { writable } = buffers[i] as DescriptorChain;
+      const part = Math.min(writable.bytes, length - done);
+      const bytes = this.#filling.for(writable);
       const ofHeader = Math.max(0, Math.min(NET_HEADER - done, part));
-      if (ofHeader > 0)
-        chain.writable.copyFrom(ofHeader === NET_HEADER ? this.#header : this.#header.subarray(done, done + ofHeader));
+      for (let k = 0; k < ofHeader; k++) bytes[k] = header[done + k] as number;
       const from = done + ofHeader - NET_HEADER;
-      if (part > ofHeader)
-        chain.writable.copyFrom(count === 1 ? body : body.subarray(from, from + part - ofHeader), ofHeader);
-      this.#room -= chain.writable.bytes;
-      queue.push(chain, part);
+      if (part > ofHeader) bytes.set(count === 1 ? body : body.subarray(from, from + part - ofHeader), ofHeader);
+      writable.copyFrom(bytes.subarray(0, part));
+      this.#room -= writable.bytes;
+      queue.push(buffers[i] as DescriptorChain, part);
       done += part;
     }
     if (count === buffers.length) buffers.length = 0;
@@ -263,9 +268,10 @@ export class NetDevice implements VirtioDevice {
   /** @returns false when the backend has no room: the chain is back in its queue, and nothing more is wanted of it */
   #transmit(chain: DescriptorChain): boolean {
     const queue = this.#transmitting as Virtqueue;
-    const bytes = this.#sending;
-    const length = chain.readable.bytes;
-    const problem = this.#problem(chain, length);
+    const { readable } = chain;
+    const length = readable.bytes;
+    const bytes = this.#sending.for(readable);
+    const problem = this.#problem(readable, bytes);
     if (problem !== undefined) {
       this.#warn(`the guest sent a frame that ${problem}; it was dropped`);
       queue.push(chain, 0);
@@ -284,14 +290,14 @@ export class NetDevice implements VirtioDevice {
   }
 
   /** Copies the frame; why it is not to be sent, or undefined. */
-  #problem({ readable }: DescriptorChain, length: number): string | undefined {
+  #problem(readable: GuestVector, bytes: Uint8Array): string | undefined {
     const counters = this.#counters;
+    const length = readable.bytes;
     const isLengthWrong = length < NET_HEADER + ETHERNET_HEADER || length > NET_HEADER + FRAME_MAX;
     if (isLengthWrong) {
       counters.malformed++;
       return length < NET_HEADER + ETHERNET_HEADER ? 'is shorter than its headers' : 'is longer than any frame';
     }
-    const bytes = this.#sending;
     readable.copyTo(bytes);
     const problem = checkTransmitHeader(bytes, length, this.#granted);
     if (problem !== undefined) {

@@ -323,6 +323,17 @@ describe('reception', () => {
     });
   });
 
+  test('a backend may hand back the very bytes that it is given', async () => {
+    const backend = new KeepingBackend();
+    backend.send = (bytes) => backend.link?.receive(bytes) ?? true;
+    const rig = await NetRig.start(backend);
+    for (let i = 0; i < 5; i++) rig.offer(500);
+    rig.transmit(frame(1514), {}, [3]);
+    await rig.settle();
+    expect(Buffer.compare(rig.takeFrame()?.body ?? Buffer.alloc(0), frame(1514))).toBe(0);
+    await rig.close();
+  });
+
   test('before a driver is there, and after it went, frames are dropped and counted, and nobody waits', async () => {
     const backend = new KeepingBackend();
     const rig = await NetRig.start(backend);
