@@ -116,7 +116,7 @@ describe('16. "once the reset returned, nothing of any kind is written into gues
   test.each(['Status', 'QueueReady'] as const)(
     'a front that does not wait for %s := 0 fails this test',
     async (mode) => {
-      await withDriver(slow(), { mode, rounds: 1000, waits: false }, async ({ result }) => {
+      await withDriver(slow(), { mode, rounds: 20_000, waits: false }, async ({ result }) => {
         expect((await result).violations).toBeGreaterThan(0);
       });
     },
