@@ -14,40 +14,75 @@ export interface SerialLine {
 
 /** Bytes that wait for a reader before the guest is stalled, or loses what it prints. */
 const HIGH_WATER = 1 << 20;
+/** Of these a stream keeps so many itself, piece by piece: a piece of one byte takes a hundred. */
+const READ_AHEAD = 16 << 10;
+const FIRST_BACKLOG = 64 << 10;
 
 /**
- * The guest's output.
+ * The guest's output. Bounded in memory, in whatever pieces the guest prints.
  * @param overflow what happens when nobody reads: `wait` stalls the guest's port, `drop` loses bytes and counts them
  * @param tap sees every byte, also those that are dropped
  */
 export class SerialOutput extends Readable {
   /** Bytes lost because nobody read them. */
   dropped = 0;
-  #full = false;
+  /** The stream wants nothing until `_read`: what comes meanwhile is appended to the backlog. */
+  #isFull = false;
+  #isPaused = false;
+  #backlog = new Uint8Array();
+  #waiting = 0;
 
   constructor(
     private readonly line: SerialLine,
-    overflow: 'drop' | 'wait',
+    private readonly overflow: 'drop' | 'wait',
     tap?: (bytes: Uint8Array) => void,
   ) {
-    super({ highWaterMark: HIGH_WATER });
+    super({ highWaterMark: READ_AHEAD });
     line.onOutput((bytes) => {
       tap?.(bytes);
-      if (this.#full && overflow === 'drop') {
-        this.dropped += bytes.length;
-        return;
-      }
-      if (!this.push(Buffer.from(bytes))) {
-        this.#full = true;
-        if (overflow === 'wait') line.pause();
-      }
+      if (this.#isFull) this.#keep(bytes);
+      else this.#isFull = !this.push(Buffer.from(bytes));
     });
   }
 
   override _read(): void {
-    if (!this.#full) return;
-    this.#full = false;
+    this.#isFull = false;
+    this.#pass();
+    if (!this.#isPaused) return;
+    this.#isPaused = false;
     this.line.resume();
+  }
+
+  /** Nothing comes any more; what waits can still be read. */
+  end(): void {
+    this.#pass();
+    this.push(null);
+  }
+
+  #pass(): void {
+    if (this.#waiting === 0) return;
+    const bytes = Buffer.from(this.#backlog.buffer, 0, this.#waiting);
+    this.#backlog = new Uint8Array();
+    this.#waiting = 0;
+    this.#isFull = !this.push(bytes);
+  }
+
+  #keep(bytes: Uint8Array): void {
+    const room = this.overflow === 'wait' ? bytes.length : HIGH_WATER - this.#waiting;
+    const kept = bytes.length <= room ? bytes : bytes.subarray(0, room);
+    this.dropped += bytes.length - kept.length;
+    const needed = this.#waiting + kept.length;
+    if (needed > this.#backlog.length) {
+      const grown = new Uint8Array(Math.max(needed, this.#backlog.length * 2, FIRST_BACKLOG));
+      grown.set(this.#backlog.subarray(0, this.#waiting));
+      this.#backlog = grown;
+    }
+    this.#backlog.set(kept, this.#waiting);
+    this.#waiting = needed;
+    if (this.overflow === 'wait' && needed >= HIGH_WATER && !this.#isPaused) {
+      this.#isPaused = true;
+      this.line.pause();
+    }
   }
 }
 

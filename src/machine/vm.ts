@@ -272,7 +272,7 @@ export class Vm implements AsyncDisposable {
       command: this.#command,
     });
     for (const { output, input } of allConsoles(consoles)) {
-      output.push(null);
+      output.end();
       input.destroy();
     }
     consoles.exec?.close();

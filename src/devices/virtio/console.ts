@@ -12,19 +12,19 @@ const TRANSMIT = 1;
 const QUEUE_SIZE = 64;
 /** §5.3.4: cols, rows, max_nr_ports, emerg_wr. */
 const CONFIG_BYTES = 12;
-/** Bytes that are delivered at once. */
+/** Bytes that are delivered at once, at most. */
 const PIECE = 64 << 10;
-/** Bytes that one turn of the event loop delivers. */
+/** Bytes that one turn of the event loop delivers, and the machine's end: a chain may claim 4 GiB. */
 const TURN_BYTES = 1 << 20;
-/** What is delivered at most when the machine has ended: a chain may claim 4 GiB. */
-const LAST_BYTES = 16 << 20;
 const SIZE_MAX = 0xffff;
-/** What the shortest chain takes of a turn. */
+/** What a chain takes of a turn, besides its bytes. */
 const CHAIN_COST = 64;
+/** A driver that gives empty buffers as fast as they are taken holds nobody up for longer. */
+const CHAINS_AT_ONCE = 1024;
 
 /**
  * The owner's side is that of a UART's back. While it is paused transmit buffers stay with the device, and the guest
- * waits when it has used up its queue; nothing is buffered in here, in either direction.
+ * waits (Linux for every single one, spinning); nothing is buffered in here, in either direction.
  */
 export class VirtioConsole implements VirtioDevice {
   readonly offer: VirtioOffer;
@@ -36,10 +36,13 @@ export class VirtioConsole implements VirtioDevice {
   /** The chain that is being delivered, and how much of it was. */
   #current: DescriptorChain | undefined;
   #delivered = 0;
+  readonly #piece = new Uint8Array(PIECE);
   #wantsSpace = false;
   #isPaused = false;
   #isClosed = false;
+  /** The next turns of output and input, when one was not enough. */
   #turn: NodeJS.Immediate | undefined;
+  #inputTurn: NodeJS.Immediate | undefined;
   #lost = 0;
   #sum = { bytesOut: 0, bytesIn: 0 };
 
@@ -68,23 +71,27 @@ export class VirtioConsole implements VirtioDevice {
   }
 
   notify(queue: number): void {
-    if (queue === TRANSMIT) this.#deliver(TURN_BYTES);
-    else if (this.#wantsSpace) {
-      this.#wantsSpace = false;
-      this.#onWritable();
-    }
+    if (queue === TRANSMIT) {
+      // Doorbells do not add to the work of a turn.
+      if (this.#turn === undefined) this.#deliver(TURN_BYTES);
+    } else this.#tellWritable();
   }
 
   cancel(queue?: number): void {
     if (queue !== RECEIVE) {
       clearImmediate(this.#turn);
+      this.#turn = undefined;
       const chain = this.#current;
       const transmit = this.#transmit;
       this.#current = this.#transmit = undefined;
       this.#delivered = 0;
       if (chain !== undefined) transmit?.push(chain, 0);
     }
-    if (queue !== TRANSMIT) this.#receive = undefined;
+    if (queue !== TRANSMIT) {
+      clearImmediate(this.#inputTurn);
+      this.#inputTurn = undefined;
+      this.#receive = undefined;
+    }
   }
 
   /** `callback` gets its own copy of the bytes, in the guest's order. */
@@ -102,28 +109,30 @@ export class VirtioConsole implements VirtioDevice {
     return this.#lost;
   }
 
-  /** Hands input to the guest. @returns how many bytes were accepted; `onWritable` tells when to offer the rest */
+  /** Hands input to the guest. @returns how many bytes fitted into its buffers; `onWritable` tells when to offer the rest */
   write(bytes: Uint8Array): number {
+    if (this.#isClosed) return 0;
     const queue = this.#receive;
     let done = 0;
-    if (!this.#isClosed && queue !== undefined) {
-      while (done < bytes.length) {
-        const chain = queue.pop();
-        if (chain === undefined) break;
-        const count = chain.writable.copyFrom(done === 0 ? bytes : bytes.subarray(done));
-        queue.push(chain, count);
-        done += count;
-      }
-      queue.flush();
+    let chains = 0;
+    while (done < bytes.length && chains < CHAINS_AT_ONCE) {
+      const chain = queue?.pop();
+      if (chain === undefined) break;
+      const count = chain.writable.copyFrom(done === 0 ? bytes : bytes.subarray(done));
+      queue?.push(chain, count);
+      done += count;
+      chains++;
     }
+    queue?.flush();
+    if (chains === CHAINS_AT_ONCE) this.#askAgain();
     this.#wantsSpace = done < bytes.length;
     this.#sum.bytesIn += done;
     return done;
   }
 
-  /** Delivers what the guest has sent so far. @returns how many bytes */
+  /** Delivers what the guest has sent so far, a turn's bytes at most. @returns how many; none while it is paused */
   drain(): number {
-    return this.#isPaused ? 0 : this.#deliver(LAST_BYTES);
+    return this.#deliver(TURN_BYTES);
   }
 
   /** Leaves the guest's output where it is, because its taker is behind. */
@@ -142,55 +151,106 @@ export class VirtioConsole implements VirtioDevice {
    * @throws RangeError when one of them is not a whole number from 1 to 65535
    */
   resize(columns: number, rows: number): void {
-    this.#host?.setConfig(0, sizeBytes(columns, rows));
+    const bytes = sizeBytes(columns, rows);
+    this.#host?.setConfig(0, bytes);
   }
 
   counters(): Readonly<Record<string, number>> {
     return { ...this.#sum };
   }
 
-  /** Delivers what is left and stops. The vCPUs must have stopped. */
+  /** Delivers what is left, a turn's bytes at most, and stops. The vCPUs must have stopped. */
   close(): void {
     if (this.#isClosed) return;
-    this.#isPaused = false;
-    this.#deliver(LAST_BYTES);
+    this.#deliver(TURN_BYTES, true);
     this.#isClosed = true;
     clearImmediate(this.#turn);
-    if (this.#current !== undefined) this.#lost = this.#current.readable.bytes - this.#delivered;
+    clearImmediate(this.#inputTurn);
+    this.#lost = this.#countLeft();
   }
 
-  /** @returns how many bytes were delivered; when `budget` was not enough, the rest comes in another turn */
-  #deliver(budget: number): number {
-    const queue = this.#transmit;
-    if (queue === undefined || this.#isClosed) return 0;
+  /**
+   * Delivers what the guest has sent, in pieces as large as there are bytes; what the budget is not enough for comes in
+   * another turn.
+   * @param isLast goes on when the taker asks for a pause, because no other turn comes
+   * @returns how many bytes
+   */
+  #deliver(budget: number, isLast = false): number {
     let done = 0;
     let cost = 0;
     // A callback of the output may pause or close us.
-    while (!this.#isPaused && !this.#isClosed) {
+    for (;;) {
+      const queue = this.#isClosed || (this.#isPaused && !isLast) ? undefined : this.#transmit;
+      if (queue === undefined) break;
       if (cost >= budget) {
-        clearImmediate(this.#turn);
-        this.#turn = setImmediate(() => void this.#deliver(TURN_BYTES));
+        this.#comeAgain();
         break;
       }
-      const chain = (this.#current ??= queue.pop());
-      if (chain === undefined) break;
-      const left = chain.readable.bytes - this.#delivered;
-      const piece = new Uint8Array(Math.min(left, PIECE));
-      chain.readable.copyTo(piece, this.#delivered);
-      this.#delivered += piece.length;
-      done += piece.length;
+      const { bytes, chains } = this.#collect(queue);
+      if (chains === 0) break;
+      done += bytes;
       // A driver that sends empty chains without end has its turn, too.
-      cost += Math.max(piece.length, CHAIN_COST);
-      if (this.#delivered === chain.readable.bytes) {
-        this.#current = undefined;
-        this.#delivered = 0;
-        queue.push(chain, 0);
-      }
-      if (piece.length > 0) this.#onOutput(piece);
+      cost += bytes + chains * CHAIN_COST;
+      if (bytes > 0) this.#onOutput(this.#piece.slice(0, bytes));
     }
-    queue.flush();
     this.#sum.bytesOut += done;
     return done;
+  }
+
+  /** Copies what the guest has sent into the piece, and gives back the chains of which everything was copied. */
+  #collect(queue: Virtqueue): { readonly bytes: number; readonly chains: number } {
+    let bytes = 0;
+    let chains = 0;
+    while (bytes < PIECE && chains < CHAINS_AT_ONCE) {
+      const chain = (this.#current ??= queue.pop());
+      if (chain === undefined) break;
+      chains++;
+      const count = chain.readable.copyTo(bytes === 0 ? this.#piece : this.#piece.subarray(bytes), this.#delivered);
+      bytes += count;
+      this.#delivered += count;
+      if (this.#delivered < chain.readable.bytes) break;
+      this.#current = undefined;
+      this.#delivered = 0;
+      queue.push(chain, 0);
+    }
+    // Before the bytes are looked at: Linux spins until it has its buffer back.
+    queue.flush();
+    return { bytes, chains };
+  }
+
+  #comeAgain(): void {
+    this.#turn ??= setImmediate(() => {
+      this.#turn = undefined;
+      this.#deliver(TURN_BYTES);
+    });
+  }
+
+  #tellWritable(): void {
+    if (!this.#wantsSpace || this.#isClosed) return;
+    this.#wantsSpace = false;
+    this.#onWritable();
+  }
+
+  // No doorbell would tell: it is armed only when there was no buffer left.
+  #askAgain(): void {
+    this.#inputTurn ??= setImmediate(() => {
+      this.#inputTurn = undefined;
+      this.#tellWritable();
+    });
+  }
+
+  /** Bytes of the chains that nobody was given; they go back. */
+  #countLeft(): number {
+    let left = 0;
+    for (let n = 0; n < QUEUE_SIZE; n++) {
+      const chain = this.#current ?? this.#transmit?.pop();
+      if (chain === undefined) break;
+      left += chain.readable.bytes - this.#delivered;
+      this.#current = undefined;
+      this.#delivered = 0;
+      this.#transmit?.push(chain, 0);
+    }
+    return left;
   }
 }
 

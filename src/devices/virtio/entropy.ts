@@ -5,8 +5,11 @@ import type { DeviceLink, VirtioDevice, VirtioOffer } from './device.js';
 import type { DescriptorChain, Virtqueue } from './queue.js';
 
 const QUEUE_SIZE = 64;
-/** Most bytes of one chain: what is left of a larger buffer is not used, as §5.4.6 allows. */
-const CHAIN_BYTES = 4096;
+/**
+ * Most bytes of one chain; §5.4.6.2: "it MAY use less than the entire buffer length". random(4): a read of so many is
+ * never cut short by a signal.
+ */
+const CHAIN_BYTES = 256;
 
 export class VirtioEntropy implements VirtioDevice {
   readonly offer: VirtioOffer = {
