@@ -130,6 +130,26 @@ describe.skipIf(noKvm)('sizes', () => {
   });
 });
 
+describe('devices that cannot be had', () => {
+  test.each([
+    [['--disk', 'path=a,format=qcow2'], /--disk: takes path=FILE, .*not "format=qcow2"/],
+    [['--disk', ''], /--disk: takes path=FILE/],
+    [['--disk', 'id=x'], /--disk: names no file/],
+    [['--disk', 'a,bps=fast'], /--disk bps: takes a size/],
+    [['--net', 'bridge'], /--net: starts with one of user, tap=NAME, switch=NAME, none/],
+    [['--net', 'user', '--net', 'none'], /--net: none/],
+    [['--net', 'tap=t', '--net', 'tap=t'], /--net: has tap t twice/],
+    [['--net', 'user,mac=01:00:00:00:00:00'], /--net mac: .*one station/],
+    [['--net', 'user,forward=80:99999'], /--net forward: takes a whole number from 1 to 65535/],
+    [['--console', 'virtio,tcp'], /--console: takes /],
+    [['--guest', 'large'], /--guest: takes stock or small/],
+    [['--guest', 'small', '--kernel', 'k'], /--guest: .*--kernel/],
+    [['--guest', 'stock', '--kernel-source', 's'], /--kernel-source: .*--guest stock/],
+  ])('%j', async (words, message) => {
+    await expectRefused(words, message);
+  });
+});
+
 /** Runs the command where `prepare` was done to a private /dev first. Needs the right to make a mount namespace. */
 const inNamespace = (prepare: string): readonly string[] => [
   'unshare',

@@ -19,6 +19,9 @@ const PREPARE_MS = 900_000;
 const PRINTED = process.env['MICROVISOR_HOST'] === 'svm' ? 1 << 17 : 1 << 20;
 const ECHOED = 1 << 16;
 
+/** Elsewhere than on the PVM host the default would be the stock guest, which stock.test.ts is about. */
+const RUN = ['run', '--guest', 'small'] as const;
+
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
 let folder: string;
@@ -39,7 +42,7 @@ describe.skipIf(noKvm)('"With -- COMMAND… the default guest runs COMMAND"', ()
         (while :; do echo "<1>noise" > /dev/kmsg; sleep 1; done) &
         head -c ${PRINTED} /dev/urandom > /bytes; cat /bytes; sha256sum < /bytes >&2
         cat; exit 7`;
-      const end = await microvisor(['run', '--report', report, '--', 'sh', '-c', script], { input });
+      const end = await microvisor([...RUN, '--report', report, '--', 'sh', '-c', script], { input });
       const printed = end.stdout.subarray(0, PRINTED);
       expect({ status: end.status, stderr: end.stderr }).toEqual({ status: 7, stderr: `${sha256(printed)}  -\n` });
       expect(sha256(end.stdout.subarray(PRINTED))).toBe(sha256(input));
@@ -55,7 +58,7 @@ describe.skipIf(noKvm)('"With -- COMMAND… the default guest runs COMMAND"', ()
     'arguments arrive as they were typed; --verbose: boot messages and our own words on stderr',
     async () => {
       const words = ['a b', '', '"q"', "it's", '$HOME', 'ä\n€', '-x', '--'];
-      const end = await microvisor(['run', '--verbose', '--', 'sh', '-c', 'printf "<%s>" "$@"', 'sh', ...words]);
+      const end = await microvisor([...RUN, '--verbose', '--', 'sh', '-c', 'printf "<%s>" "$@"', 'sh', ...words]);
       expect(end.stdout.toString()).toBe(words.map((word) => `<${word}>`).join(''));
       expect(end.status).toBe(0);
       expect(end.stderr).toMatch(/^microvisor: /m);
@@ -67,7 +70,7 @@ describe.skipIf(noKvm)('"With -- COMMAND… the default guest runs COMMAND"', ()
   test(
     'a command that is not there: 127, and somebody says so',
     async () => {
-      const end = await microvisor(['run', '--', 'no-such-program', 'x']);
+      const end = await microvisor([...RUN, '--', 'no-such-program', 'x']);
       expect(end.status).toBe(127);
       expect(end.stdout).toHaveLength(0);
       expect(end.stderr).toMatch(/no-such-program/);
@@ -78,12 +81,12 @@ describe.skipIf(noKvm)('"With -- COMMAND… the default guest runs COMMAND"', ()
   test(
     '"SIGINT/SIGTERM while a command runs: VM stopped, 128+n"; a command that dies of a signal has 128+n by itself',
     async () => {
-      const { child, ended, seen } = start(['run', '--', 'sh', '-c', 'echo here; while :; do :; done']);
+      const { child, ended, seen } = start([...RUN, '--', 'sh', '-c', 'echo here; while :; do :; done']);
       await seen('here');
       child.kill('SIGINT');
       expect(await ended).toMatchObject({ signal: 'SIGINT', stderr: '' });
       expect(groupMembers(child.pid ?? 0)).toEqual([]);
-      const killed = await microvisor(['run', '--', 'sh', '-c', 'kill -9 $$']);
+      const killed = await microvisor([...RUN, '--', 'sh', '-c', 'kill -9 $$']);
       expect(killed.status).toBe(137);
     },
     2 * BOOT_MS,
@@ -92,7 +95,7 @@ describe.skipIf(noKvm)('"With -- COMMAND… the default guest runs COMMAND"', ()
   test(
     'a reader that has had enough: 141, as with other tools',
     async () => {
-      const { child, ended } = start(['run', '--', 'yes']);
+      const { child, ended } = start([...RUN, '--', 'yes']);
       child.stdout?.once('data', () => child.stdout?.destroy());
       expect(await ended).toMatchObject({ status: 141, stderr: '' });
     },
@@ -102,10 +105,10 @@ describe.skipIf(noKvm)('"With -- COMMAND… the default guest runs COMMAND"', ()
   test(
     '"no status from COMMAND": 125, with a reason; so for "a kernel panic seen"',
     async () => {
-      const gone = await microvisor(['run', '--', 'poweroff', '-f']);
+      const gone = await microvisor([...RUN, '--', 'poweroff', '-f']);
       expect(gone.status).toBe(125);
       expect(gone.stderr).toMatch(/^microvisor: the guest ended before its command did/m);
-      const panic = await microvisor(['run', '--append', 'rdinit=/none init=/none', '--', 'true']);
+      const panic = await microvisor([...RUN, '--append', 'rdinit=/none init=/none', '--', 'true']);
       expect(panic.status).toBe(125);
       expect(panic.stderr).toMatch(/^microvisor: .*panic/im);
       expect(panic.stderr).toMatch(/vCPU 0: long mode/);
@@ -120,7 +123,7 @@ describe.skipIf(noKvm)('"leaves the user at a root shell on the terminal in raw 
     async () => {
       const report = join(folder, 'shell.json');
       const end = await onTerminal(
-        ['run', '--report', report],
+        [...RUN, '--report', report],
         [
           { wait: '~ # ' },
           { modes: true },
@@ -143,10 +146,42 @@ describe.skipIf(noKvm)('"leaves the user at a root shell on the terminal in raw 
   );
 
   test(
+    '"hvc0 login shell … resize seen by stty size": the size at the start, and each one after it, with SIGWINCH',
+    async () => {
+      const end = await onTerminal(
+        [...RUN, '--console', 'virtio'],
+        [
+          { wait: '~ # ' },
+          { modes: true },
+          { send: 'tty; stty size\r' },
+          { wait: '/dev/hvc0\r\n33 99\r\n' },
+          { resize: { rows: 40, columns: 120 } },
+          { send: 'until stty size | grep "40 120"; do sleep 1; done\r' },
+          { wait: '\r\n40 120\r\n' },
+          { send: "sh -c 'trap \"stty size; exit\" WINCH; echo re''ady; while :; do sleep 1; done'\r" },
+          { wait: 'ready\r\n' },
+          { resize: { rows: 21, columns: 77 } },
+          { wait: '21 77\r\n' },
+          { send: 'sleep 100\r' },
+          { wait: 'sleep 100\r\n' },
+          { send: '\x03' },
+          { wait: '~ # ' },
+          { send: 'poweroff\r' },
+        ],
+        { rows: 33, columns: 99, seconds: (2 * BOOT_MS) / 1000 },
+      );
+      expect(end.status).toBe(0);
+      expect(end.modes).toEqual([{ canonical: false, echo: false, signals: false, outputProcessing: false }]);
+      expect(end.after).toEqual(end.before);
+    },
+    2 * BOOT_MS,
+  );
+
+  test(
     '"or reboot", read from a pipe',
     async () => {
       const report = join(folder, 'reboot.json');
-      const { ended, child, seen } = start(['run', '--report', report]);
+      const { ended, child, seen } = start([...RUN, '--report', report]);
       await seen('~ # ');
       child.stdin?.end('reboot\n');
       expect((await ended).status).toBe(0);

@@ -12,6 +12,8 @@ export type Step =
   | { readonly modes: true }
   /** Waits until the terminal is raw: neither lines nor output processing. */
   | { readonly raw: true }
+  /** Gives the terminal another size, as when its window is dragged. */
+  | { readonly resize: { readonly rows: number; readonly columns: number } }
   | { readonly signal: 'SIGTERM' | 'SIGINT' | 'SIGHUP' | 'SIGSEGV' }
   /** Closes the terminal, as when its window is closed. */
   | { readonly hangUp: true };
@@ -38,7 +40,11 @@ const SCRIPT = `
 import fcntl, json, os, pty, select, signal, struct, sys, termios, time
 task = json.load(sys.stdin)
 master, slave = pty.openpty()
-fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack('HHHH', task['rows'], task['columns'], 0, 0))
+
+def resize(size):
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack('HHHH', size['rows'], size['columns'], 0, 0))
+
+resize(task)
 
 def modes():
     flags = termios.tcgetattr(slave)
@@ -95,6 +101,8 @@ for step in task['steps']:
             if time.time() > deadline:
                 give_up('not raw')
             read(0.02)
+    elif 'resize' in step:
+        resize(step['resize'])
     elif 'signal' in step:
         os.kill(pid, getattr(signal, step['signal']))
     elif 'hangUp' in step:
