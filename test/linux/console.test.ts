@@ -1,6 +1,5 @@
 // The virtio console and the entropy device, used by a real Linux guest.
 import { createHash } from 'node:crypto';
-import { once } from 'node:events';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { createVm, type Vm, type VmConfig } from '../../src/index.js';
 import { noKvm } from '../support/kvm.js';
@@ -14,6 +13,9 @@ beforeAll(async () => {
 const OUTPUT_BYTES = 1 << 20;
 const INPUT_BYTES = 64 << 10;
 
+/** The shell asks a terminal for its cursor's place after it. */
+const PROMPT = /[#$] /;
+
 /** Every byte value, in an order without a short period. */
 function pattern(bytes: number): Uint8Array {
   let state = 1;
@@ -23,14 +25,24 @@ function pattern(bytes: number): Uint8Array {
   });
 }
 
-/** Collects what a stream gives until `isEnough` holds. */
-async function readUntil(stream: NodeJS.ReadableStream, isEnough: (text: string) => boolean): Promise<string> {
+/** Everything that a stream gives from now on; the result waits until what came since the last wait is enough. */
+function collect(stream: NodeJS.ReadableStream): (isEnough: (text: string) => boolean) => Promise<string> {
   let text = '';
-  while (!isEnough(text)) {
-    const [chunk] = (await once(stream, 'data')) as [Uint8Array];
+  let check = (): void => undefined;
+  stream.on('data', (chunk: Uint8Array) => {
     text += Buffer.from(chunk).toString('latin1');
-  }
-  return text;
+    check();
+  });
+  return (isEnough) =>
+    new Promise((resolve) => {
+      check = () => {
+        if (!isEnough(text)) return;
+        resolve(text);
+        text = '';
+        check = () => undefined;
+      };
+      check();
+    });
 }
 
 /** A descriptor of its own keeps the settings of the line from one command to the next. */
@@ -69,15 +81,16 @@ async function bothWays(cpus: number): Promise<void> {
   const sent = createHash('sha256').update(input).digest('hex');
   const stdout = vm.exec?.stdout ?? expect.fail('no exec channel');
   vm.exec?.stderr.resume();
+  const said = collect(stdout);
   await vm.start();
-  const first = await readUntil(stdout, (text) => text.includes('ready\n'));
+  const first = await said((text) => text.includes('ready\n'));
   expect(first).toContain('size 30 100\n');
   vm.console.input.write(input);
-  const second = await readUntil(stdout, (text) => text.includes('resize\n'));
+  const second = await said((text) => text.includes('resize\n'));
   vm.resizeConsole(132, 43);
   const [ofInput, ofOutput] = second.match(/[0-9a-f]{64}/g) ?? [];
   expect(ofInput).toBe(sent);
-  const last = await readUntil(stdout, (text) => text.includes('size 43 132\n'));
+  const last = await said((text) => text.includes('size 43 132\n'));
   expect(last).toContain('size 43 132');
   expect(await vm.outcome).toEqual({ kind: 'command', status: 0 });
   expect({ bytes, hash: hash.digest('hex') }).toEqual({ bytes: OUTPUT_BYTES, hash: ofOutput });
@@ -99,10 +112,11 @@ describe.skipIf(noKvm)('"hvc0 … 1 MiB of output byte-exact, resize seen by `st
         console: 'virtio',
       });
       vm.serial.output.resume();
+      const said = collect(vm.console.output);
       await vm.start();
-      await readUntil(vm.console.output, (text) => /[#$] $/.test(text));
+      await said((text) => PROMPT.test(text));
       vm.console.input.write('tty; echo $((6 * 7))\n');
-      const answer = await readUntil(vm.console.output, (text) => /\n42\r?\n[^]*[#$] $/.test(text));
+      const answer = await said((text) => /\n42\r?\n[^]*[#$] /.test(text));
       expect(answer).toContain('/dev/hvc0');
       vm.console.input.write('poweroff\n');
       expect(await vm.outcome).toEqual({ kind: 'power-off' });
