@@ -67,6 +67,24 @@ describe('forwarding', () => {
     expect(counts(stations)).toEqual([before[0], before[1], (before[2] ?? 0) + 1]);
   });
 
+  test('where it was before is not asked any more', async () => {
+    const stations = network(3) as [Station, Station, Station];
+    const [a, b, c] = stations;
+    b.send(a.mac, mac(99));
+    c.send(a.mac, mac(99));
+    await b.port.close();
+    a.got.length = c.got.length = 0;
+    a.send(mac(99));
+    c.send(a.mac, c.mac);
+    expect(counts([a, c])).toEqual([1, 1]);
+    const lan = new EthernetSwitch();
+    const [d, e] = network(2, lan) as [Station, Station];
+    d.send(e.mac, mac(99));
+    e.send(d.mac, mac(99));
+    await d.port.close();
+    expect(lan.addresses).toBe(1);
+  });
+
   test('a group address is never learnt, and a frame without addresses goes nowhere', () => {
     const lan = new EthernetSwitch();
     const stations = network(2, lan) as [Station, Station];

@@ -327,10 +327,38 @@ describe('reception', () => {
     const backend = new KeepingBackend();
     backend.send = (bytes) => backend.link?.receive(bytes) ?? true;
     const rig = await NetRig.start(backend);
-    for (let i = 0; i < 5; i++) rig.offer(500);
-    rig.transmit(frame(1514), {}, [3]);
+    // Buffers at all alignments, beside frames at all alignments.
+    for (let i = 0; i < 32; i++) {
+      rig.offer(1600 + (i % 8));
+      rig.transmit(frame(1514), {}, i < 16 ? [] : [3]);
+      await rig.settle();
+      expect(Buffer.compare(rig.takeFrame()?.body ?? Buffer.alloc(0), frame(1514))).toBe(0);
+    }
+    await rig.close();
+  });
+
+  test('what is no frame is dropped and counted: shorter than its header, or longer than any', async () => {
+    const backend = new KeepingBackend();
+    const rig = await NetRig.start(backend);
+    for (let i = 0; i < 100; i++) rig.offer();
     await rig.settle();
-    expect(Buffer.compare(rig.takeFrame()?.body ?? Buffer.alloc(0), frame(1514))).toBe(0);
+    for (const length of [0, 1, 13, FRAME_MAX + 1]) expect(give(backend, length)).toBe(true);
+    await rig.settle();
+    expect(rig.receiving.takeUsed()).toBeUndefined();
+    expect(rig.counter('unfit')).toBe(4);
+    await rig.close();
+  });
+
+  test('buffers of a driver that went are not the next one’s', async () => {
+    const backend = new KeepingBackend();
+    const rig = await NetRig.start(backend);
+    rig.offer(64);
+    await rig.settle();
+    expect(give(backend, 1514)).toBe(false);
+    rig.machine.write(REG.Status, 0);
+    await rig.settle();
+    await rig.machine.start();
+    expect(give(backend, 14)).toBe(false);
     await rig.close();
   });
 
@@ -360,6 +388,8 @@ describe('reception', () => {
     await rig.settle();
     expect(give(backend, 60)).toBe(false);
     expect(rig.machine.status & STATUS.DEVICE_NEEDS_RESET).not.toBe(0);
+    rig.machine.write(REG.Status, 0);
+    await rig.settle();
     await rig.machine.start();
     expect(backend.resumed).toBe(1);
     await rig.close();
