@@ -276,8 +276,10 @@ describe.skipIf(noKvm)("a user's device in a guest", () => {
       expect(other.state).toBe('running');
     });
 
+    // mov $0x500,%dx; in %dx,%eax; mov $0x504,%dx; in %dx,%eax; jmp .
+    const reading = guest([0xba, 0x00, 0x05, 0x66, 0xed, 0xba, 0x04, 0x05, 0x66, 0xed, 0xeb, 0xfe]);
+
     test('a register of a module', async () => {
-      const reading = guest([0xba, 0x00, 0x05, 0x66, 0xed, 0xba, 0x04, 0x05, 0x66, 0xed, 0xeb, 0xfe]);
       const vm = await real(reading, [{ module: support('misbehaving') }]);
       await vm.start();
       expect(await vm.outcome).toMatchObject({
@@ -285,6 +287,19 @@ describe.skipIf(noKvm)("a user's device in a guest", () => {
         message: 'device misbehaving failed in a 4-byte read at offset 0x4: RangeError: no such track',
       });
       expect(vm.device('misbehaving').fields['COUNT']?.get()).toBe(1);
+    });
+
+    test('a register that takes all the memory it can get', async () => {
+      // sti; hlt; jmp to hlt
+      await using other = await real(guest([0xfb, 0xf4, 0xeb, 0xfd]), []);
+      await other.start();
+      const vm = await real(reading, [{ module: support('misbehaving'), options: 'hoards' }]);
+      await vm.start();
+      expect(await vm.outcome).toMatchObject({
+        failure: 'vcpu-thread-crashed',
+        message: expect.stringContaining('ERR_WORKER_OUT_OF_MEMORY'),
+      });
+      expect(other.state).toBe('running');
     });
 
     test.each<[string, UserDeviceConfig, RegExp]>([

@@ -4,7 +4,7 @@ import { isMainThread } from 'node:worker_threads';
 import { defineDevice, type DeviceDefinition } from '../../../src/devices/user-device.js';
 
 export type Misdeed =
-  'none' | 'throws in the factory' | 'throws in registers' | 'throws on vCPU threads' | 'other fields there';
+  'none' | 'throws in the factory' | 'throws in registers' | 'throws on vCPU threads' | 'hoards' | 'other fields there';
 
 const FIELDS = { COUNT: { doc: 'reads of COUNT so far' } };
 
@@ -28,6 +28,7 @@ export const device = defineDevice((misdeed: Misdeed = 'none'): DeviceDefinition
           name: 'BROKEN',
           size: 4,
           read: () => {
+            if (misdeed === 'hoards') hoard();
             throw new RangeError('no such track');
           },
         },
@@ -35,3 +36,7 @@ export const device = defineDevice((misdeed: Misdeed = 'none'): DeviceDefinition
     },
   };
 });
+
+function hoard(): never {
+  for (const all: unknown[] = []; ;) all.push(Array.from({ length: 1000 }, (_, i) => ({ i })));
+}
