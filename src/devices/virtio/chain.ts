@@ -68,6 +68,7 @@ export function walk(
   let { view, offset: base, size } = table;
   let isIndirect = false;
   let isOutside = false;
+  let isWriting = false;
   let total = 0;
   let index = chain.head;
   for (let steps = 0; ; steps++) {
@@ -109,7 +110,8 @@ export function walk(
     total += length;
     if (total > CHAIN_BYTES_MAX) return 'a chain has more than 2^32 bytes';
     const isWritable = (flags & DESC.WRITE) !== 0;
-    if (!isWritable && chain.writable.count > 0) return 'a device-readable buffer follows a device-writable one';
+    if (isWritable) isWriting = true;
+    else if (isWriting) return 'a device-readable buffer follows a device-writable one';
     if (length > 0) {
       let found = false;
       for (let i = 0; i < regions.length; i++) {
