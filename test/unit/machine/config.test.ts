@@ -88,9 +88,9 @@ describe('completeConfig', () => {
         { path: 'b.img', readOnly: true, overlay: 'o', id: 'b', bytesPerSecond: 1, operationsPerSecond: 2 },
       ],
       nets: [
-        { backend: { kind: 'user', forwards: [{ host: 8080, guest: 80 }] } },
-        { backend: { kind: 'tap', name: 'tap0' }, mac: '52:54:00:12:34:56', pcap: 'net.pcap' },
-        { backend: { kind: 'switch', name: 'lan' } },
+        { backend: { kind: 'user', forwards: [{ host: 8080, guest: 80 }] }, lockMac: false },
+        { backend: { kind: 'tap', name: 'tap0' }, mac: '52:54:00:12:34:56', lockMac: true, pcap: 'net.pcap' },
+        { backend: { kind: 'switch', name: 'lan' }, lockMac: false },
       ],
       console: 'virtio',
       entropy: true,
