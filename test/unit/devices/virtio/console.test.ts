@@ -11,7 +11,13 @@ const KIB = 1 << 10;
 const AWKWARD = Buffer.from([
   ...Array.from({ length: 512 }, (_, i) => i & 0xff),
   ...Buffer.from('\x1b[2J\x1b]0;title\x07\0\r\n\n'),
-  ...[0xc3, 0x28, 0xe2, 0x82, 0xf0, 0x9f, 0x98],
+  0xc3,
+  0x28,
+  0xe2,
+  0x82,
+  0xf0,
+  0x9f,
+  0x98,
 ]);
 const pattern = (length: number): Uint8Array => Uint8Array.from({ length }, (_, i) => (i * 31 + (i >> 8)) & 0xff);
 
