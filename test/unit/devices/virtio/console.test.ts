@@ -172,6 +172,22 @@ describe('output', () => {
   });
 });
 
+test('a reset while it is paused forgets what was printed before, and the device works again', async () => {
+  const rig = await ConsoleRig.start();
+  rig.device.pause();
+  rig.print('before');
+  rig.machine.write(REG.Status, 0);
+  await rig.settle();
+  expect(rig.machine.status).toBe(0);
+  rig.device.resume();
+  const [, transmitting] = await rig.machine.start();
+  rig.machine.memory.write(0x40_0000, Buffer.from('after'));
+  transmitting?.add([{ gpa: 0x40_0000, length: 5 }]);
+  await rig.settle();
+  expect(rig.output.toString()).toBe('after');
+  await rig.close();
+});
+
 describe('input', () => {
   test('byte-exact into buffers of any length', async () => {
     const rig = await ConsoleRig.start();
@@ -208,6 +224,7 @@ describe('input', () => {
   });
 
   test('what is written before there is a driver, or while it is reset, waits for it', async () => {
+    expect(new VirtioConsole().write(Buffer.from('early'))).toBe(0);
     const rig = await ConsoleRig.start();
     rig.machine.write(REG.Status, 0);
     await rig.settle();
