@@ -25,18 +25,20 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
+type Piece = readonly [offset: number, length: number];
+
 interface Rig {
   readonly io: FileIo;
   readonly path: string;
   readonly memory: Uint8Array;
-  /** Resolves with the errno. */
-  read(position: number, ...segments: readonly (readonly [offset: number, length: number])[]): Promise<number>;
-  write(position: number, ...segments: readonly (readonly [offset: number, length: number])[]): Promise<number>;
-  sync(): Promise<number>;
-  punch(position: number, length: number): Promise<number>;
+  /** These resolve with the errno. */
+  readonly read: (position: number, ...pieces: readonly Piece[]) => Promise<number>;
+  readonly write: (position: number, ...pieces: readonly Piece[]) => Promise<number>;
+  readonly sync: () => Promise<number>;
+  readonly punch: (position: number, length: number) => Promise<number>;
 }
 
-function segmentsOf(pieces: readonly (readonly [number, number])[]): Segments {
+function segmentsOf(pieces: readonly Piece[]): Segments {
   return {
     count: pieces.length,
     regions: pieces.map(() => 0),
@@ -80,8 +82,8 @@ describe.each([
     const { io, path, memory, read, write, sync } = rig(uring);
     const content = readFileSync(path);
     expect(await read(4096, [512, 1000], [0, 24])).toBe(0);
-    expect(memory.subarray(512, 1512)).toEqual(new Uint8Array(content.subarray(4096, 5096)));
-    expect(memory.subarray(0, 24)).toEqual(new Uint8Array(content.subarray(5096, 5120)));
+    expect(Buffer.compare(memory.subarray(512, 1512), new Uint8Array(content.subarray(4096, 5096)))).toBe(0);
+    expect(Buffer.compare(memory.subarray(0, 24), new Uint8Array(content.subarray(5096, 5120)))).toBe(0);
     memory.fill(0xa5, 8192, 8200);
     expect(await write(100, [8192, 8], [0, 2])).toBe(0);
     expect(await sync()).toBe(0);
@@ -104,7 +106,9 @@ describe.each([
     io.submit();
     await io.close();
     expect([...answers.values()]).toEqual(Array.from({ length: IO_DEPTH }, () => 1));
-    expect(memory.subarray(0, IO_DEPTH * 64)).toEqual(new Uint8Array(content.subarray(0, IO_DEPTH * 64)));
+    expect(Buffer.compare(memory.subarray(0, IO_DEPTH * 64), new Uint8Array(content.subarray(0, IO_DEPTH * 64)))).toBe(
+      0,
+    );
   });
 
   it('close waits for what is in flight', async () => {
@@ -150,7 +154,7 @@ describe.each([
     for (let i = 0; i < 3; i++) io.read(0, segmentsOf([[0, 512]]), () => answers.push(i));
     expect(() => io.submit()).toThrow('a bug of the caller');
     await io.close();
-    expect(answers.toSorted()).toEqual([0, 1, 2]);
+    expect(answers.toSorted((a, b) => a - b)).toEqual([0, 1, 2]);
   });
 
   it('holes: the bytes are zeros, the length stays, the space is given back', async () => {
