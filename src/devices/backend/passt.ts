@@ -121,7 +121,7 @@ export class PasstBackend implements NetBackend {
   /** Asks until passt answers: then its sockets are bound and its namespaces made. */
   async #answer(child: Child, mac: Uint8Array, hasExited: Promise<void>): Promise<'ready' | 'exited'> {
     // Without IPv4 it never answers; then it is taken for ready when it lived for so long.
-    for (const until = performance.now() + START_MS; !child.isReady && performance.now() < until; ) {
+    for (const until = performance.now() + START_MS; !child.isReady && performance.now() < until;) {
       if (child.socket.writable) child.socket.write(packFrame(arpProbe(mac)));
       let timer: NodeJS.Timeout | undefined;
       await Promise.race([hasExited, new Promise((resolve) => (timer = setTimeout(resolve, PROBE_EVERY_MS)))]);

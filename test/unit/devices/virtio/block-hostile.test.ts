@@ -1,7 +1,7 @@
 // The block device with a driver that breaks every rule: an answer or nothing, and no byte elsewhere changes.
 // Shared list of hostile cases, group Block; VIRTIO 1.2 §5.2.6.
 import { createHash } from 'node:crypto';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import { ANSWER, REQUEST } from '../../../../src/devices/virtio/block-request.js';
 import { BlockRig, MemoryDisk, type RequestParts } from '../../../support/block-rig.js';
