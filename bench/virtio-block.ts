@@ -105,13 +105,19 @@ async function costOf(chains: number, run: () => Promise<void> | void): Promise<
   return { owner: owner / chains, process: ((user + system) * 1000) / chains };
 }
 
+async function startQueue(machine: MockMachine): Promise<MockQueue> {
+  const [queue] = await machine.start();
+  if (queue === undefined) throw new Error('the device has no queue');
+  return queue;
+}
+
 function queueCase(name: string, buffers: number): BlockCase {
   return {
     name,
     batches: 20_000,
     async measure(batches) {
       const machine = new MockMachine(new Mirror());
-      const [queue] = (await machine.start()) as [MockQueue];
+      const queue = await startQueue(machine);
       for (let i = 0; i < BATCH; i++)
         for (let k = 0; k < buffers; k++)
           queue.setDescriptor(
@@ -181,7 +187,7 @@ function requestCase(name: string, plan: Plan, open: (memory: GuestMemory) => Pr
       const device = new VirtioBlock({ name: 'disk0', id: 'bench', backend: await open(memory) });
       let wake = (): void => undefined;
       const machine = new MockMachine(device, { memory, onInterrupt: () => wake() });
-      const [queue] = (await machine.start()) as [MockQueue];
+      const queue = await startQueue(machine);
       layRequests(memory, queue, plan);
       const cost = await costOf(batches * batch, async () => {
         for (let i = 0; i < batches; i++) {
@@ -189,7 +195,7 @@ function requestCase(name: string, plan: Plan, open: (memory: GuestMemory) => Pr
           const target = (queue.availIndex + batch) & 0xffff;
           // used_event: the interrupt comes with the last one.
           memory.writeU16(queue.avail + 4 + 2 * queue.size, (target - 1) & 0xffff);
-          for (let k = 0; batch < BATCH && k < batch; k++)
+          for (let k = 0; k < batch; k++)
             memory.writeU16(queue.avail + 4 + 2 * ((queue.availIndex + k) % queue.size), 3 * k);
           queue.setAvailIndex(target);
           device.notify();
