@@ -181,7 +181,9 @@ export class HostileDriver {
     }
     if (isIndirect) {
       const pointer = entries[direct - 1] as Entry;
-      const count = 1 + this.#below(Math.min(24, Math.max(1, size - direct + 1)));
+      // Now and then one more than a chain may have.
+      const most = Math.max(1, size - direct + 1) + (this.#random() < hostility ? 1 : 0);
+      const count = Math.min(24, 1 + this.#below(most));
       pointer.low = TABLES + TABLE_BYTES * head;
       pointer.high = 0;
       pointer.len = 16 * count;

@@ -546,6 +546,23 @@ describe('9. "readable after writable; zero-length buffers; total length above 2
     }
   });
 
+  test.each([
+    ['the writable one has no bytes', [DATA, 0], [DATA + 64, 4]],
+    ['the readable one has no bytes', [DATA, 4], [DATA + 64, 0]],
+    ['the writable one is not in RAM', [0xd000_0000, 4], [DATA + 64, 4]],
+    ['the readable one is not in RAM', [DATA, 4], [0xd000_0000, 4]],
+  ] as const)('readable after writable, where %s', async (_, [writable, longer], [gpa, length]) => {
+    const kit = await start();
+    await publish(
+      kit,
+      kit.queue.build([
+        { gpa: writable, length: longer, writable: true },
+        { gpa, length },
+      ]),
+    );
+    await expectNeedsReset(kit, /a device-readable buffer follows a device-writable one/);
+  });
+
   test('"The driver MUST NOT add a descriptor chain longer than 2^32 bytes in total"', async () => {
     const kit = await start();
     const half = { gpa: DATA, length: 0x8000_0000 };
