@@ -1,6 +1,7 @@
 // `npm run bench -- NAME [options]`: the table of benchmarks and their one entry.
 import { parseArgs } from 'node:util';
 import { benchBoot } from './boot.js';
+import { benchBlock } from './virtio-block.js';
 import { benchNet } from './virtio-net.js';
 
 /** What every benchmark takes. */
@@ -23,6 +24,11 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
     summary: 'from process start to the first line of user space, beside a plain C VMM; memory of a process and a VM',
     rounds: 5,
     run: benchBoot,
+  },
+  'virtio-block': {
+    summary: 'what the device side of virtio-blk costs per request; the queue alone; real files',
+    rounds: 9,
+    run: benchBlock,
   },
   'virtio-net': {
     summary: 'what the device side of virtio-net costs per frame, with a backend that answers at once',
