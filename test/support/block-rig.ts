@@ -4,6 +4,7 @@ import type { BlockBackend, Done } from '../../src/devices/backend/block-backend
 import { VirtioBlock, type BlockOptions } from '../../src/devices/virtio/block.js';
 import { REQUEST } from '../../src/devices/virtio/block-request.js';
 import type { GuestVector } from '../../src/devices/virtio/guest-vector.js';
+import type { GuestMemory } from '../../src/memory/guest-memory.js';
 import { MockMachine, type MockBuffer, type MockQueue } from './virtqueue-driver.js';
 
 /** A disk in memory, written in plain TypeScript as a person would; answers at once, or when the test says so. */
@@ -111,13 +112,13 @@ export class BlockRig {
 
   static async start(
     options: Partial<BlockOptions> & Pick<BlockOptions, 'backend'>,
-    { without = [], machine }: { readonly without?: readonly number[]; readonly machine?: MockMachine } = {},
+    { without = [], memory }: { readonly without?: readonly number[]; readonly memory?: GuestMemory } = {},
   ): Promise<BlockRig> {
     const device = new VirtioBlock({ name: 'disk0', id: 'test disk', ...options });
-    const mock = machine ?? new MockMachine(device);
-    const [queue] = await mock.start(without);
+    const machine = new MockMachine(device, memory === undefined ? {} : { memory });
+    const [queue] = await machine.start(without);
     if (queue === undefined) throw new Error('a disk has a queue');
-    return new BlockRig(mock, device, queue);
+    return new BlockRig(machine, device, queue);
   }
 
   /** Bytes of guest RAM that nobody else uses. */

@@ -116,10 +116,14 @@ export class RecordingFile implements HostFile {
     if (this.#inFlight > 0) await new Promise<void>((resolve) => (this.#onIdle = resolve));
   }
 
-  /** What may be found after the power went at moment `cut`. */
-  afterPowerLoss(cut: number, random: (limit: number) => number): Uint8Array {
+  /**
+   * What may be found after the power went at moment `cut`.
+   * @param isSyncing false: as if no fdatasync had done anything
+   */
+  afterPowerLoss(cut: number, random: (limit: number) => number, isSyncing = true): Uint8Array {
     const image = this.#first.slice();
-    const covered = Math.max(0, ...this.#syncs.filter(({ ended }) => ended <= cut).map(({ begun }) => begun));
+    const ended = isSyncing ? this.#syncs.filter((sync) => sync.ended <= cut) : [];
+    const covered = ended.reduce((latest, { begun }) => Math.max(latest, begun), 0);
     const begun = this.#writes.filter((write) => write.begun <= cut);
     for (const { position, bytes } of begun.filter(({ ended }) => ended <= covered)) image.set(bytes, position);
     const open = begun.filter(({ ended }) => ended > covered);
