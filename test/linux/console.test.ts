@@ -102,11 +102,12 @@ async function bothWays(cpus: number): Promise<void> {
 describe.skipIf(noKvm)('"hvc0 … 1 MiB of output byte-exact, resize seen by `stty size`"', () => {
   test.each([1, 2])('with %i vCPUs', bothWays, 2 * BOOT_MS);
 
-  test(
-    '"hvc0 login shell"',
-    async () => {
+  test.each([1, 2])(
+    '"hvc0 login shell", with %i vCPUs',
+    async (cpus) => {
       await using vm = await createVm({
         ...guest,
+        cpus,
         cmdline: (guest.cmdline ?? '').replace('console=ttyS0', 'console=hvc0'),
         appendQuirkOptions: true,
         console: 'virtio',
@@ -121,23 +122,76 @@ describe.skipIf(noKvm)('"hvc0 … 1 MiB of output byte-exact, resize seen by `st
       vm.console.input.write('poweroff\n');
       expect(await vm.outcome).toEqual({ kind: 'power-off' });
     },
+    2 * BOOT_MS,
+  );
+
+  test(
+    '"a reader of the console that stops reading: … the VM lives … and it works again when the cause is gone"',
+    async () => {
+      const printed = 3 << 20;
+      await using vm = await createVm({
+        ...guest,
+        appendQuirkOptions: true,
+        console: 'virtio',
+        consoleOverflow: 'drop',
+        exec: {
+          argv: [
+            'sh',
+            '-c',
+            `exec 3<>/dev/hvc0; stty raw -opost -echo <&3; head -c ${printed} /dev/zero >&3; echo printed; read x; echo again >&3`,
+          ],
+        },
+      });
+      vm.serial.output.resume();
+      const stdout = vm.exec?.stdout ?? expect.fail('no exec channel');
+      vm.exec?.stderr.resume();
+      const said = collect(stdout);
+      await vm.start();
+      await said((text) => text.includes('printed\n'));
+      const { reader, port } = vm.report().consoleLost;
+      expect(port).toBe(0);
+      expect(reader).toBeGreaterThan(0);
+      const heard = collect(vm.console.output);
+      vm.exec?.stdin.end('go\n');
+      const all = await heard((text) => text.endsWith('again\n'));
+      expect(all.length + vm.report().consoleLost.reader).toBe(printed + 'again\n'.length);
+      expect(await vm.outcome).toEqual({ kind: 'command', status: 0 });
+    },
     BOOT_MS,
   );
 });
 
 describe.skipIf(noKvm)('entropy', () => {
-  test(
-    '"/dev/hwrng gives bytes; the kernel reports its pool initialised by it"',
-    async () => {
-      const cmdline = `${guest.cmdline ?? ''} random.trust_cpu=off random.trust_bootloader=off`;
+  /** A kernel without any other source: this entry hands it no seed, and it trusts neither processor nor loader. */
+  const unseeded = (): VmConfig => ({
+    ...guest,
+    entry: 'pvh',
+    cmdline: `${(guest.cmdline ?? '').replace('random.trust_cpu=on', '')} random.trust_cpu=off random.trust_bootloader=off`,
+  });
+  const READY = 'crng init done';
+
+  test.each([1, 2])(
+    '"/dev/hwrng gives bytes; the kernel reports its pool initialised by it", with %i vCPUs',
+    async (cpus) => {
       const { outcome, stdout, vm } = await runInGuest(
-        { ...guest, cmdline, entropy: true },
+        { ...unseeded(), cpus, entropy: true },
         'cat /sys/class/misc/hw_random/rng_current; head -c 512 /dev/hwrng >/tmp/a; head -c 512 /dev/hwrng >/tmp/b; ' +
-          'cmp -s /tmp/a /tmp/b && echo same; wc -c </tmp/a; dmesg | grep "crng init done"',
+          `cmp -s /tmp/a /tmp/b && echo same; wc -c </tmp/a; i=0; until dmesg | grep -q "${READY}"; do ` +
+          `i=$((i+1)); [ $i -lt 50 ] || break; sleep 0.2; done; dmesg | grep -o -e "${READY}" -e "Registering device virtio-mmio.0"`,
       );
       expect(outcome).toEqual({ kind: 'command', status: 0 });
-      expect(stdout).toMatch(/^virtio_rng\.0\n512\n\[.*crng init done/);
+      expect(stdout).toBe(`virtio_rng.0\n512\nRegistering device virtio-mmio.0\n${READY}\n`);
       expect(vm.report().virtio).toMatchObject([{ name: 'entropy', dropped: 0, needsReset: 0 }]);
+    },
+    2 * BOOT_MS,
+  );
+
+  test(
+    'without the device the same kernel does not report it: it was the device',
+    async () => {
+      const { outcome, stdout } = await runInGuest(unseeded(), `sleep 1; dmesg | grep -c "${READY}"; true`);
+      expect(outcome).toEqual({ kind: 'command', status: 0 });
+      expect(stdout).toBe('0\n');
     },
     BOOT_MS,
   );
