@@ -22,18 +22,13 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct runner runners[RUNNERS];
 static int kick_signal;  // 0 until the handler is installed
 
-// Initial-exec: the handler reads it, and the dynamic model may allocate on first use.
-static _Thread_local struct kvm_run *current_run __attribute__((tls_model("initial-exec")));
-
-void mv_runner_entering(struct kvm_run *run) { __atomic_store_n(&current_run, run, __ATOMIC_RELAXED); }
-
-void mv_runner_left(void) { __atomic_store_n(&current_run, (struct kvm_run *)NULL, __ATOMIC_RELAXED); }
+_Thread_local struct kvm_run *mv_current_run __attribute__((tls_model("initial-exec")));
 
 // A signal that arrives between the runner's last check and the ioctl finds immediate_exit set by the kicker already;
 // the handler's own store covers a runner that cleared it between the kicker's store and the signal.
 static void on_kick(int signal) {
   (void)signal;
-  struct kvm_run *run = __atomic_load_n(&current_run, __ATOMIC_RELAXED);
+  struct kvm_run *run = __atomic_load_n(&mv_current_run, __ATOMIC_RELAXED);
   if (run) __atomic_store_n(&run->immediate_exit, 1, __ATOMIC_RELAXED);
 }
 

@@ -22,6 +22,13 @@ static size_t run_size(int vm_fd) {
   return (size_t)(last + 1) * (size_t)sysconf(_SC_PAGESIZE);
 }
 
+// One time for all vCPUs of the process, so that their traces can be laid side by side.
+static uint64_t tsc_base(void) {
+  static uint64_t base;
+  uint64_t none = 0, now = mv_tsc();
+  return __atomic_compare_exchange_n(&base, &none, now, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED) ? now : none;
+}
+
 struct mv_vcpu *mv_vcpu_create(int vm_fd, uint32_t id) {
   struct mv_vcpu *vcpu = calloc(1, sizeof *vcpu);
   if (!vcpu) return NULL;
@@ -43,7 +50,7 @@ struct mv_vcpu *mv_vcpu_create(int vm_fd, uint32_t id) {
     return NULL;
   }
   vcpu->run = run;
-  vcpu->tsc_base = mv_tsc();
+  vcpu->tsc_base = tsc_base();
   return vcpu;
 }
 
@@ -56,8 +63,13 @@ void mv_vcpu_run(struct mv_vcpu *vcpu) {
   uint64_t before = mv_tsc();
   int result = ioctl(vcpu->fd, KVM_RUN, 0);
   uint64_t after = mv_tsc();
-  vcpu->status.last_errno = result < 0 ? errno : 0;
   mv_runner_left();
+  vcpu->status.last_errno = 0;
+  if (__builtin_expect(result < 0, 0)) {
+    vcpu->status.last_errno = errno;
+    // As the kernel has it for EINTR; a call that failed early leaves the exit before, which is served by now.
+    vcpu->run->exit_reason = KVM_EXIT_INTR;
+  }
   // Signed, for that conversion is one instruction; it is good for a century of cycles.
   vcpu->status.stamps[0] = (double)(int64_t)(before - vcpu->tsc_base);
   vcpu->status.stamps[1] = (double)(int64_t)(after - vcpu->tsc_base);

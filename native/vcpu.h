@@ -14,7 +14,7 @@ extern "C" {
 struct mv_vcpu_status {
   int32_t last_errno;  // 0, or errno of the last KVM_RUN
   int32_t pad;
-  double stamps[2];    // TSC at entry to and return from the ioctl, since the vCPU was created
+  double stamps[2];    // TSC at entry to and return from the ioctl, since the process's first vCPU was created
 };
 
 struct mv_vcpu {

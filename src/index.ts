@@ -14,6 +14,8 @@ export { applyBootState, type BootState } from './vcpu/boot-state.js';
 export { describeStop, type VcpuStop } from './vcpu/stop.js';
 export { EXIT_NAMES } from './vcpu/observe/exit-names.js';
 export { ExitStatistics } from './vcpu/observe/statistics.js';
+export { allocateTrace } from './vcpu/observe/trace.js';
+export { TraceReader, type TracedAccess, type TracedExit } from './vcpu/observe/trace-reader.js';
 export { Bus, type IoHandler } from './devices/bus.js';
 export { defineDevice, type DeviceDefinition, type DeviceParts, type DevicePlace } from './devices/user-device.js';
 export type { Field, FieldRow, FieldRows, FieldsOf } from './devices/register-file.js';

@@ -8,7 +8,11 @@ export interface AddressTable {
   claim(base: number, length: number, owner: number): void;
   /** Any number is allowed; what is no address has no owner. */
   find(address: number): number;
+  /** As `find`, below 4 GiB. @param address as a signed 32-bit integer */
+  findLow(address: number): number;
 }
+
+const PAGE_SHIFT = Math.log2(PAGE_SIZE);
 
 /** One byte a port. The host commits only the pages of it that are touched. */
 export class PortTable implements AddressTable {
@@ -22,45 +26,85 @@ export class PortTable implements AddressTable {
   find(address: number): number {
     return this.#owners[address] ?? 0;
   }
+
+  findLow(address: number): number {
+    return this.#owners[address] ?? 0;
+  }
 }
 
-/**
- * A page that is all one owner's is a number in the map; a page of several owners has a table of its bytes.
- * The page of the last hit is kept, for the same device is usually asked again; a page's entry never changes for
- * another, since a table is filled in place and a page of one owner has no room.
- */
+/** Entries from here on are numbers of tables of bytes, for pages of several owners. */
+const FIRST_SHARED = 0x8000;
+const MOST_SHARED = 0x8000;
+/** Below it two levels of tables, as a processor has them: 1024 entries of 4 MiB, each 1024 of a page. */
+export const LOW_END = 2 ** 32;
+const LEAF_ENTRIES = 1024;
+const LEAF_SHIFT = PAGE_SHIFT + 10;
+
+/** From an address to its owner in two loads, or three where a page has several owners; above 4 GiB through a map. */
 export class PageTable implements AddressTable {
-  readonly #pages = new Map<number, number | Uint16Array>();
-  #lastPage = -1;
-  #last: number | Uint16Array = 0;
+  readonly #leaves = Array.from<Uint16Array>({ length: LOW_END / PAGE_SIZE / LEAF_ENTRIES }).fill(
+    new Uint16Array(LEAF_ENTRIES),
+  );
+  readonly #nobody = this.#leaves[0];
+  readonly #shared: Uint16Array[] = [];
+  readonly #high = new Map<number, number>();
 
   claim(base: number, length: number, owner: number): void {
-    if (owner > 0xffff) throw new RangeError('cannot attach more than 65535 devices to the MMIO bus of one machine');
+    if (owner >= FIRST_SHARED)
+      throw new RangeError(`cannot attach more than ${FIRST_SHARED - 1} devices to the MMIO bus of one machine`);
     const end = base + length;
     for (let page = pageOf(base); page * PAGE_SIZE < end; page++) {
       const from = Math.max(0, base - page * PAGE_SIZE);
       const to = Math.min(PAGE_SIZE, end - page * PAGE_SIZE);
-      if (to - from === PAGE_SIZE) {
-        this.#pages.set(page, owner);
-        continue;
-      }
-      const there = this.#pages.get(page);
-      const bytes = there instanceof Uint16Array ? there : new Uint16Array(PAGE_SIZE);
-      bytes.fill(owner, from, to);
-      this.#pages.set(page, bytes);
+      if (to - from === PAGE_SIZE) this.#setEntry(page, owner);
+      else this.#bytesOf(page).fill(owner, from, to);
     }
   }
 
   find(address: number): number {
-    const page = pageOf(address);
-    if (page !== this.#lastPage) {
-      const found = this.#pages.get(page);
-      if (found === undefined) return 0;
-      this.#lastPage = page;
-      this.#last = found;
+    return address >= 0 && address < LOW_END ? this.findLow(address | 0) : this.#findHigh(address);
+  }
+
+  findLow(address: number): number {
+    const entry = (this.#leaves[address >>> LEAF_SHIFT] as Uint16Array)[
+      (address >>> PAGE_SHIFT) & (LEAF_ENTRIES - 1)
+    ] as number;
+    if (entry < FIRST_SHARED) return entry;
+    return (this.#shared[entry - FIRST_SHARED] as Uint16Array)[address & (PAGE_SIZE - 1)] as number;
+  }
+
+  #setEntry(page: number, entry: number): void {
+    const at = Math.floor(page / LEAF_ENTRIES);
+    if (at >= this.#leaves.length) {
+      this.#high.set(page, entry);
+      return;
     }
-    const owners = this.#last;
-    return typeof owners === 'number' ? owners : (owners[address % PAGE_SIZE] ?? 0);
+    if (this.#leaves[at] === this.#nobody) this.#leaves[at] = new Uint16Array(LEAF_ENTRIES);
+    (this.#leaves[at] as Uint16Array)[page % LEAF_ENTRIES] = entry;
+  }
+
+  #entryOf(page: number): number {
+    return (
+      (page * PAGE_SIZE < LOW_END
+        ? this.#leaves[Math.floor(page / LEAF_ENTRIES)]?.[page % LEAF_ENTRIES]
+        : this.#high.get(page)) ?? 0
+    );
+  }
+
+  /** The table of a page's bytes, made when there is none. */
+  #bytesOf(page: number): Uint16Array {
+    const there = this.#shared[this.#entryOf(page) - FIRST_SHARED];
+    if (there !== undefined) return there;
+    if (this.#shared.length >= MOST_SHARED)
+      throw new RangeError(`cannot attach devices to parts of more than ${MOST_SHARED} pages`);
+    const bytes = new Uint16Array(PAGE_SIZE);
+    this.#setEntry(page, FIRST_SHARED + this.#shared.push(bytes) - 1);
+    return bytes;
+  }
+
+  #findHigh(address: number): number {
+    const entry = this.#high.get(pageOf(address)) ?? 0;
+    return entry < FIRST_SHARED ? entry : (this.#shared[entry - FIRST_SHARED]?.[address % PAGE_SIZE] ?? 0);
   }
 }
 

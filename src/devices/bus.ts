@@ -1,7 +1,7 @@
 // The two buses of the machine, I/O ports and MMIO: who serves an address, and what nobody's address reads as.
 // Intel SDM vol. 1 §19 (I/O address space: ports, sizes, alignment); vol. 3A §12 (memory-mapped I/O).
-import { PageTable, PortTable, type AddressTable } from './address-table.js';
-import { valueMask } from './value-mask.js';
+import { LOW_END, PageTable, PortTable, type AddressTable } from './address-table.js';
+import { signedMask, valueMask } from './value-mask.js';
 
 /**
  * Serves a range of ports or of guest-physical addresses; it sees offsets only.
@@ -44,9 +44,8 @@ export class Bus {
   readonly #onUnclaimed: OnUnclaimed | undefined;
   readonly #rows: BusRow[] = [];
   // Index 0 means nobody; these are read on each access, so they are parallel arrays and not rows.
-  readonly #handlers: IoHandler[] = [NOBODY];
-  #bases = new Float64Array(16);
-  #ends = new Float64Array(16);
+  /** By owner number. */
+  readonly #claims: Claim[] = [claimOf({ base: 0, length: 0, name: NOBODY.name, handler: NOBODY })];
 
   private constructor(space: string, limit: number, table: AddressTable, onUnclaimed: OnUnclaimed | undefined) {
     this.#space = space;
@@ -85,46 +84,60 @@ export class Bus {
       throw new RangeError(
         `cannot attach ${range}: it overlaps ${formatRange(other.base, other.length)} of ${other.name}; move one of them`,
       );
-    const index = this.#handlers.length;
-    this.#table.claim(base, length, index);
-    if (index >= this.#bases.length) {
-      this.#bases = grow(this.#bases);
-      this.#ends = grow(this.#ends);
-    }
-    this.#handlers.push(handler);
-    this.#bases[index] = base;
-    this.#ends[index] = base + length;
-    this.#rows.push({ base, length, name: handler.name, handler });
+    const row = { base, length, name: handler.name, handler };
+    this.#table.claim(base, length, this.#claims.length);
+    this.#claims.push(claimOf(row));
+    this.#rows.push(row);
     this.#rows.sort((a, b) => a.base - b.base);
   }
 
   /** @param size 1, 2 or 4 bytes */
   read(address: number, size: number): number {
-    const index = this.#table.find(address);
-    if (index !== 0 && address + size <= (this.#ends[index] ?? 0))
-      return (this.#handlers[index] ?? NOBODY).read(address - (this.#bases[index] ?? 0), size) >>> 0;
-    return this.#readBytes(address, size);
+    if (address >= 0 && address < LOW_END) return this.readLow(address | 0, size);
+    return this.#readSlowly(this.#table.find(address), address, size);
   }
 
   /** @param value unsigned, `size` bytes; higher bits are ignored */
   write(address: number, size: number, value: number): void {
-    const index = this.#table.find(address);
-    if (index !== 0 && address + size <= (this.#ends[index] ?? 0))
-      (this.#handlers[index] ?? NOBODY).write(
-        address - (this.#bases[index] ?? 0),
-        size,
-        (value & valueMask(size)) >>> 0,
-      );
-    else this.#writeBytes(address, size, value);
+    if (address >= 0 && address < LOW_END) this.writeLow(address | 0, size, value);
+    else this.#writeSlowly(this.#table.find(address), address, size, value);
+  }
+
+  /**
+   * As `read`, below 4 GiB.
+   * @param address as a signed 32-bit integer: an unsigned one from 2^31 on is a box of its own to the compiler
+   */
+  readLow(address: number, size: number): number {
+    const owner = this.#table.findLow(address);
+    const claim = this.#claims[owner] as Claim;
+    const offset = (address - claim.base) | 0;
+    if (offset + size <= claim.length) return claim.read.call(claim.handler, offset, size) >>> 0;
+    return this.#readSlowly(owner, address >>> 0, size);
+  }
+
+  /** As `write`, below 4 GiB. @param address as a signed 32-bit integer */
+  writeLow(address: number, size: number, value: number): void {
+    const owner = this.#table.findLow(address);
+    const claim = this.#claims[owner] as Claim;
+    const offset = (address - claim.base) | 0;
+    if (offset + size <= claim.length) claim.write.call(claim.handler, offset, size, (value & signedMask(size)) >>> 0);
+    else this.#writeSlowly(owner, address >>> 0, size, value);
   }
 
   /** Who serves `address`; for reports and the trace. */
   rowAt(address: number): BusRow | undefined {
     const index = this.#table.find(address);
-    return index === 0 ? undefined : this.#rows.find((row) => row.base === this.#bases[index]);
+    return index === 0 ? undefined : this.#rowOf(index);
   }
 
-  #readBytes(address: number, size: number): number {
+  #rowOf(index: number): BusRow {
+    return (this.#claims[index] as Claim).row;
+  }
+
+  // Above 4 GiB, nobody's, across a border, or of a range so long that the short way has no number for the offset.
+  #readSlowly(owner: number, address: number, size: number): number {
+    const { base, length, handler } = this.#rowOf(owner);
+    if (owner !== 0 && address - base + size <= length) return handler.read(address - base, size) >>> 0;
     if (!this.#anyOwner(address, size)) {
       this.#nobody(address, size, false);
       return valueMask(size);
@@ -133,13 +146,18 @@ export class Bus {
     for (let i = 0; i < size; i++) {
       const index = this.#table.find(address + i);
       if (index === 0) this.#nobody(address + i, 1, false);
-      const handler = this.#handlers[index] ?? NOBODY;
-      value |= (handler.read(address + i - (this.#bases[index] ?? 0), 1) & 0xff) << (8 * i);
+      const owner = this.#rowOf(index);
+      value |= (owner.handler.read(address + i - owner.base, 1) & 0xff) << (8 * i);
     }
     return value >>> 0;
   }
 
-  #writeBytes(address: number, size: number, value: number): void {
+  #writeSlowly(owner: number, address: number, size: number, value: number): void {
+    const { base, length, handler } = this.#rowOf(owner);
+    if (owner !== 0 && address - base + size <= length) {
+      handler.write(address - base, size, (value & valueMask(size)) >>> 0);
+      return;
+    }
     if (!this.#anyOwner(address, size)) {
       this.#nobody(address, size, true);
       return;
@@ -147,8 +165,8 @@ export class Bus {
     for (let i = 0; i < size; i++) {
       const index = this.#table.find(address + i);
       if (index === 0) this.#nobody(address + i, 1, true);
-      const handler = this.#handlers[index] ?? NOBODY;
-      handler.write(address + i - (this.#bases[index] ?? 0), 1, (value >>> (8 * i)) & 0xff);
+      const owner = this.#rowOf(index);
+      owner.handler.write(address + i - owner.base, 1, (value >>> (8 * i)) & 0xff);
     }
   }
 
@@ -170,10 +188,38 @@ const NOBODY: IoHandler = {
   write: () => undefined,
 };
 
-function grow(array: Float64Array): Float64Array<ArrayBuffer> {
-  const larger = new Float64Array(array.length * 2);
-  larger.set(array);
-  return larger;
+/**
+ * A row as the look-up needs it: small integers, and functions by themselves, since a machine's handlers have too many
+ * shapes for a property of theirs to be found fast.
+ */
+interface Claim {
+  /** Of the base the low 32 bits, signed: offsets are differences modulo 2^32. */
+  readonly base: number;
+  /** NOTHING for a range whose offsets need more than 31 bits, and for nobody. */
+  readonly length: number;
+  readonly handler: IoHandler;
+  readonly read: IoHandler['read'];
+  readonly write: IoHandler['write'];
+  readonly row: BusRow;
+}
+
+const LONGEST_CLAIM = 2 ** 31 - 1;
+/** No access ends within this, whatever its offset as a signed 32-bit integer. */
+const NOTHING = -(2 ** 31);
+
+function claimOf(row: BusRow): Claim {
+  const { base, length, handler } = row;
+  // Each is called with its handler as `this`.
+  // oxlint-disable-next-line typescript/unbound-method
+  const { read, write } = handler;
+  return {
+    base: base | 0,
+    length: length > LONGEST_CLAIM || length === 0 ? NOTHING : length,
+    handler,
+    read,
+    write,
+    row,
+  };
 }
 
 function hex(value: number): string {

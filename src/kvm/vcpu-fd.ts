@@ -61,7 +61,7 @@ export class VcpuFd {
   readonly enter: () => void;
   /** One element: 0, or errno of the last KVM_RUN. */
   readonly lastErrno: Int32Array;
-  /** TSC in cycles since the vCPU was created: [0] at entry to the ioctl, [1] on return. */
+  /** TSC in cycles since the process's first vCPU was created: [0] at entry to the ioctl, [1] on return. */
   readonly stamps: Float64Array;
   /** struct kvm_run, the page of port data and the coalesced ring; detached when the vCPU is closed. */
   readonly runBuffer: ArrayBuffer;

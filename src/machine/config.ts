@@ -45,6 +45,8 @@ export interface VmConfig {
   readonly mergeable?: boolean;
   /** Asks the host for huge pages under guest RAM (MADV_HUGEPAGE); default false. */
   readonly hugePages?: boolean;
+  /** Each vCPU keeps its last exits, to be read live as `Vm.vcpus[i].trace`. Default false: nothing is traced. */
+  readonly trace?: boolean;
   /** What COM1 does when nobody reads its output: `drop` loses and counts bytes, `wait` stalls the guest; default `drop`. */
   readonly consoleOverflow?: 'drop' | 'wait';
   /** Runs this in the default guest, on COM2. */
@@ -93,6 +95,7 @@ const schema = v.strictObject({
   firmware: v.optional(oneOf(['mptable', 'acpi', 'both']), 'both'),
   mergeable: v.optional(v.boolean('must be true or false'), false),
   hugePages: v.optional(v.boolean('must be true or false'), false),
+  trace: v.optional(v.boolean('must be true or false'), false),
   consoleOverflow: v.optional(oneOf(['drop', 'wait']), 'drop'),
   exec: v.optional(
     v.strictObject({

@@ -18,6 +18,7 @@ import { allocateAssistCounters } from '../vcpu/assist/assist.js';
 import { kernelOptions, presentQuirks } from '../vcpu/assist/probe.js';
 import { armSyscallRemedy } from '../vcpu/assist/syscall-remedy.js';
 import { ExitStatistics } from '../vcpu/observe/statistics.js';
+import { allocateTrace } from '../vcpu/observe/trace.js';
 import { LOCK_WORDS } from '../vcpu/worker-protocol.js';
 import { closeBoardFds, createBoard, createBoardFds, legacyDevices, type Board, type BoardFds } from './board.js';
 import { completeConfig, type CompleteConfig, type VmConfig } from './config.js';
@@ -85,6 +86,7 @@ export async function createVm(config: VmConfig): Promise<Vm> {
 
     const statistics = each(complete.cpus, () => new ExitStatistics(ExitStatistics.allocate()));
     const assists = each(complete.cpus, () => allocateAssistCounters());
+    const traces = each(complete.cpus, () => (complete.trace ? allocateTrace() : undefined));
     const shared = {
       cpus: complete.cpus,
       supportedCpuid: system.supportedCpuid(),
@@ -97,7 +99,13 @@ export async function createVm(config: VmConfig): Promise<Vm> {
     };
     const threads = statistics.map(
       ({ buffer }, index) =>
-        new VcpuThread({ ...shared, index, statistics: buffer, assists: assists[index] as SharedArrayBuffer }),
+        new VcpuThread({
+          ...shared,
+          index,
+          statistics: buffer,
+          assists: assists[index] as SharedArrayBuffer,
+          trace: traces[index],
+        }),
     );
     undo.push(() => Promise.all(threads.map((thread) => thread.discard())));
     // The threads start while the image is read.
@@ -110,7 +118,7 @@ export async function createVm(config: VmConfig): Promise<Vm> {
     const { cmdline } = request;
     const { signal } = complete;
     const parts = { kvm, memory, plan, cmdline, quirks, quirkOptions, board, fds, threads, statistics, assists, marks };
-    return new Vm({ ...parts, consoles, resize: virtio.console, backs, user, signal });
+    return new Vm({ ...parts, traces, consoles, resize: virtio.console, backs, user, signal });
   } catch (error) {
     for (const step of undo.toReversed()) await step();
     throw error;

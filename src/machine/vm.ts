@@ -10,6 +10,7 @@ import type { VmFd } from '../kvm/vm-fd.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { VcpuCallArguments, VcpuCallName, VcpuCallResult } from '../vcpu/calls.js';
 import type { ExitStatistics } from '../vcpu/observe/statistics.js';
+import { TraceReader } from '../vcpu/observe/trace-reader.js';
 import { closeBoardFds, CLOSURE_BELL, type Board, type BoardFds } from './board.js';
 import { allConsoles, panicLine, type Consoles } from './consoles.js';
 import { deviceHandle, type DeviceHandle } from './device-handle.js';
@@ -46,6 +47,8 @@ export interface VmParts {
   readonly threads: readonly VcpuThread[];
   readonly statistics: readonly ExitStatistics[];
   readonly assists: readonly SharedArrayBuffer[];
+  /** By vCPU; undefined where nothing is traced. */
+  readonly traces: readonly (SharedArrayBuffer | undefined)[];
   readonly marks: Marks;
   readonly signal: AbortSignal | undefined;
 }
@@ -55,6 +58,8 @@ export interface VcpuHandle {
   readonly index: number;
   /** KVM_RUN calls so far; live. */
   readonly entries: number;
+  /** Its last exits, live; undefined unless the configuration has `trace`. */
+  readonly trace: TraceReader | undefined;
   /**
    * Asks the parked vCPU: registers, MSRs, a capture of its state (see VCPU_CALLS).
    * @throws Error while the machine runs: pause it first
@@ -111,6 +116,7 @@ export class Vm implements AsyncDisposable {
       get entries() {
         return (parts.statistics[index] as ExitStatistics).entries;
       },
+      trace: readerOf(parts.traces[index]),
       call: (call, ...args) => thread.call(call, ...args),
     }));
     this.#closures = this.#serveClosures();
@@ -291,4 +297,8 @@ export class Vm implements AsyncDisposable {
     // Dropped WebAssembly memories wait for the collector; their pages need not.
     for (const { bytes } of memory.regions) advise(bytes, 'DONTNEED');
   }
+}
+
+function readerOf(ring: SharedArrayBuffer | undefined): TraceReader | undefined {
+  return ring && new TraceReader(ring);
 }

@@ -42,6 +42,7 @@ export function assembleVcpu(fd: VcpuFd, memory: GuestMemory, buses: VcpuBuses, 
     pending: buses.pending,
     statistics: new ExitStatistics(assembly.statistics),
     coalesced: new CoalescedRing(fd, new Int32Array(assembly.locks, LOCK.COALESCED_RING * 4, 1), buses.pio, buses.mmio),
+    ...(assembly.trace === undefined ? {} : { trace: assembly.trace }),
     ...(assist === undefined ? {} : { assist }),
   });
   return { vcpu, assist };

@@ -13,16 +13,23 @@ import {
   KVM_EXIT_X86_WRMSR,
   KVM_INTERNAL_ERROR_EMULATION,
 } from '../kvm/abi.js';
-import { KVM_RUN_OFFSET as AT } from '../kvm/kvm-run.js';
+import { COALESCED_RING_OFFSET, KVM_RUN_OFFSET as AT } from '../kvm/kvm-run.js';
 import { KvmError } from '../kvm/errors.js';
 import type { VcpuFd } from '../kvm/vcpu-fd.js';
 import type { CoalescedRing } from './coalesced-ring.js';
-import type { ExitAssist, ExitBus } from './exit-bus.js';
+import type { ExitAssist, ExitBus, MmioExitBus } from './exit-bus.js';
 import type { ExitStatistics } from './observe/statistics.js';
+import { TraceRecorder } from './observe/trace.js';
 import type { VcpuStop } from './stop.js';
 
 const EINTR = 4;
 const EAGAIN = 11;
+const KVM_EXIT_IO_OUT = 1;
+/** Words of the mapping. */
+const REASON = AT.exit_reason >> 2;
+const RING_FIRST = COALESCED_RING_OFFSET.first >> 2;
+const RING_LAST = COALESCED_RING_OFFSET.last >> 2;
+const PENDING: VcpuStop = { kind: 'pending' };
 
 /** Handles one exit reason. Undefined: the guest goes on. */
 export type ExitHandler = () => VcpuStop | undefined;
@@ -32,8 +39,10 @@ export interface VcpuOptions {
   /** Serves port accesses. */
   readonly pio: ExitBus;
   /** Serves MMIO accesses. */
-  readonly mmio: ExitBus;
+  readonly mmio: MmioExitBus;
   readonly statistics?: ExitStatistics;
+  /** allocateTrace(): each exit leaves a record there. Without it nothing is traced. */
+  readonly trace?: SharedArrayBuffer;
   /** The remedies this host needs; absent where it needs none. */
   readonly assist?: ExitAssist;
   /** Drained before every dispatch. */
@@ -48,14 +57,14 @@ export class Vcpu {
   readonly fd: VcpuFd;
   readonly statistics: ExitStatistics | undefined;
   readonly #pio: ExitBus;
-  readonly #mmio: ExitBus;
+  readonly #mmio: MmioExitBus;
   readonly #coalesced: CoalescedRing | undefined;
+  readonly #trace: TraceRecorder | undefined;
   readonly #pending: Int32Array;
   readonly #handlers: readonly (ExitHandler | undefined)[];
-  // One view per width over the same mapping, made once: an exit allocates nothing.
+  // Views of one mapping, made once: an exit allocates nothing. The usual exits need the words only.
+  readonly #words: Int32Array;
   readonly #u8: Uint8Array;
-  readonly #u16: Uint16Array;
-  readonly #u32: Uint32Array;
   readonly #view: DataView;
 
   constructor(options: VcpuOptions) {
@@ -65,10 +74,10 @@ export class Vcpu {
     this.#pio = options.pio;
     this.#mmio = options.mmio;
     this.#coalesced = options.coalesced;
+    this.#trace = options.trace && new TraceRecorder(options.trace, fd);
     this.#pending = options.pending ?? new Int32Array(1);
+    this.#words = fd.run.i32;
     this.#u8 = fd.run.u8;
-    this.#u16 = fd.run.u16;
-    this.#u32 = fd.run.u32;
     this.#view = fd.run.view;
     this.#handlers = this.#table(options);
   }
@@ -78,31 +87,26 @@ export class Vcpu {
    * @throws KvmError when KVM_RUN itself fails (not for EINTR and EAGAIN, which are part of its working)
    */
   run(): VcpuStop {
-    const { enter, lastErrno, stamps } = this.fd;
-    const u32 = this.#u32;
+    const { enter, stamps } = this.fd;
+    const words = this.#words;
     const pending = this.#pending;
     const statistics = this.statistics;
     const coalesced = this.#coalesced;
-    const handlers = this.#handlers;
+    const trace = this.#trace;
     for (;;) {
       enter();
       if (statistics !== undefined) statistics.entered(stamps[0] as number, stamps[1] as number);
-      if (coalesced !== undefined) coalesced.drain();
-      if (lastErrno[0] !== 0) {
-        if (this.#interrupted(lastErrno[0] as number)) return { kind: 'kicked' };
-        continue;
-      }
-      const reason = u32[AT.exit_reason >> 2] as number;
+      if (coalesced !== undefined && words[RING_FIRST] !== words[RING_LAST]) coalesced.drain();
+      const reason = words[REASON] as number;
+      if (trace !== undefined) trace.exited();
       if (reason === KVM_EXIT_IO) this.#serveIo();
       else if (reason === KVM_EXIT_MMIO) this.#serveMmio();
       else {
-        if (statistics !== undefined) statistics.reason(reason);
-        const handler = handlers[reason];
-        if (handler === undefined) return { kind: 'unknown-exit', reason };
-        const stop = handler();
+        const stop = this.#serveOther(reason);
         if (stop !== undefined) return stop;
       }
-      if (pending[0] !== 0) return { kind: 'pending' };
+      if (trace !== undefined) trace.served();
+      if (pending[0] !== 0) return PENDING;
     }
   }
 
@@ -118,56 +122,71 @@ export class Vcpu {
     this.#coalesced?.drain();
   }
 
-  // True for a kick. The order matters: immediate_exit is cleared first and the kicker's request looked at afterwards
-  // (by our caller), so that a kick between the two ends the next KVM_RUN at once instead of getting lost.
-  #interrupted(errno: number): boolean {
-    if (errno === EINTR || errno === EAGAIN) {
-      this.statistics?.interrupted();
-      if (this.#u8[AT.immediate_exit] === 0) return false;
-      this.#u8[AT.immediate_exit] = 0;
-      return true;
-    }
-    throw new KvmError('KVM_RUN', errno, `vCPU ${this.fd.id}`);
+  #serveOther(reason: number): VcpuStop | undefined {
+    if (this.fd.lastErrno[0] !== 0) return this.#interrupted(this.fd.lastErrno[0] as number);
+    if (this.statistics !== undefined) this.statistics.reason(reason);
+    const handler = this.#handlers[reason];
+    return handler === undefined ? { kind: 'unknown-exit', reason } : handler();
   }
 
+  // A stop for a kick. The order matters: immediate_exit is cleared first and the kicker's request looked at afterwards
+  // (by our caller), so that a kick between the two ends the next KVM_RUN at once instead of getting lost.
+  #interrupted(errno: number): VcpuStop | undefined {
+    if (errno !== EINTR && errno !== EAGAIN) throw new KvmError('KVM_RUN', errno, `vCPU ${this.fd.id}`);
+    this.statistics?.interrupted();
+    if (this.#u8[AT.immediate_exit] === 0) return undefined;
+    this.#u8[AT.immediate_exit] = 0;
+    return { kind: 'kicked' };
+  }
+
+  // Direction, size and port are one word, and the data of one access another: fewer loads, all from one view.
   #serveIo(): void {
-    const u8 = this.#u8;
-    const direction = u8[AT.io.direction] as number;
-    const size = u8[AT.io.size] as number;
-    const port = this.#u16[AT.io.port >> 1] as number;
-    const data = this.#u32[AT.io.data_offset >> 2] as number;
-    const end = data + (this.#u32[AT.io.count >> 2] as number) * size;
+    const words = this.#words;
+    const access = words[AT.io.direction >> 2] as number;
+    const direction = access & 0xff;
+    const size = (access >> 8) & 0xff;
+    const port = access >>> 16;
     if (this.statistics !== undefined) this.statistics.port(port, direction);
-    // `rep ins` and `rep outs` come as one exit with a count: the port stays, the data advances.
-    if (direction === 1) {
-      const bus = this.#pio;
-      if (size === 1) for (let at = data; at < end; at++) bus.write(port, 1, u8[at] as number);
-      else if (size === 2) for (let at = data; at < end; at += 2) bus.write(port, 2, this.#u16[at >> 1] as number);
-      else for (let at = data; at < end; at += 4) bus.write(port, 4, this.#u32[at >> 2] as number);
-    } else {
-      const bus = this.#pio;
-      if (size === 1) for (let at = data; at < end; at++) u8[at] = bus.read(port, 1);
-      else if (size === 2) for (let at = data; at < end; at += 2) this.#u16[at >> 1] = bus.read(port, 2);
-      else for (let at = data; at < end; at += 4) this.#u32[at >> 2] = bus.read(port, 4);
+    const data = (words[AT.io.data_offset >> 2] as number) >> 2;
+    if (words[AT.io.count >> 2] !== 1) this.#serveString(port, size, direction);
+    else if (direction === KVM_EXIT_IO_OUT) this.#pio.write(port, size, words[data] as number);
+    // What KVM does not ask for lies behind what it does: the page holds one access's data only.
+    else words[data] = this.#pio.read(port, size);
+  }
+
+  // `rep ins` and `rep outs` come as one exit with a count: the port stays, the data advances.
+  #serveString(port: number, size: number, direction: number): void {
+    const bus = this.#pio;
+    const view = this.#view;
+    const from = this.#words[AT.io.data_offset >> 2] as number;
+    const end = from + (this.#words[AT.io.count >> 2] as number) * size;
+    for (let at = from; at < end; at += size) {
+      if (direction === KVM_EXIT_IO_OUT) bus.write(port, size, readLittleEndian(view, at, size));
+      else writeLittleEndian(view, at, size, bus.read(port, size));
     }
   }
 
   #serveMmio(): void {
-    const u32 = this.#u32;
-    const low = u32[AT.mmio.phys_addr >> 2] as number;
-    const address = low + (u32[(AT.mmio.phys_addr >> 2) + 1] as number) * 0x1_0000_0000;
-    const length = u32[AT.mmio.len >> 2] as number;
-    const isWrite = this.#u8[AT.mmio.is_write] as number;
-    if (this.statistics !== undefined) this.statistics.mmio(address, isWrite);
-    if (length === 4) {
-      if (isWrite !== 0) this.#mmio.write(address, 4, u32[AT.mmio.data >> 2] as number);
-      else u32[AT.mmio.data >> 2] = this.#mmio.read(address, 4);
-    } else this.#serveMmioPieces(address, length, isWrite);
+    const words = this.#words;
+    const low = words[AT.mmio.phys_addr >> 2] as number;
+    const length = words[AT.mmio.len >> 2] as number;
+    const isWrite = (words[AT.mmio.is_write >> 2] as number) & 0xff;
+    if (words[(AT.mmio.phys_addr >> 2) + 1] !== 0 || length === 3 || length > 4) this.#serveMmioPieces();
+    else {
+      if (this.statistics !== undefined) this.statistics.lowMmio(low, isWrite);
+      if (isWrite !== 0) this.#mmio.writeLow(low, length, words[AT.mmio.data >> 2] as number);
+      else words[AT.mmio.data >> 2] = this.#mmio.readLow(low, length);
+    }
   }
 
   // Devices see 1, 2 and 4 bytes. Eight are two halves of four; an access that KVM cut at a page's end has any length.
-  #serveMmioPieces(address: number, length: number, isWrite: number): void {
+  #serveMmioPieces(): void {
     const view = this.#view;
+    const high = view.getUint32(AT.mmio.phys_addr + 4, true);
+    const address = view.getUint32(AT.mmio.phys_addr, true) + high * 0x1_0000_0000;
+    const length = view.getUint32(AT.mmio.len, true);
+    const isWrite = view.getUint8(AT.mmio.is_write);
+    this.statistics?.mmio(address, isWrite);
     const bus = this.#mmio;
     let at = 0;
     while (at < length && at < 8) {

@@ -13,6 +13,6 @@ export function buildVcpuBuses(board: unknown): VcpuBuses {
     },
   };
   const misdeed = misdeeds[String(board)];
-  const quiet = { read: () => 0, write: () => undefined };
+  const quiet = { read: () => 0, write: () => undefined, readLow: () => 0, writeLow: () => undefined };
   return { pio: { read: () => 0, write: () => misdeed?.() }, mmio: quiet, pending: new Int32Array(1) };
 }

@@ -11,12 +11,13 @@ const OVERFLOW = EXIT_REASONS + HASHED_CELLS;
 /** Each cell is two doubles: count, cycles. Then the keys of the hashed cells, then the totals. */
 const KEYS_AT = (OVERFLOW + 1) * 2;
 const TOTALS_AT = KEYS_AT + HASHED_CELLS;
-const LENGTH = TOTALS_AT + 4;
-/** Totals: KVM_RUN calls, TSC cycles inside KVM_RUN, TSC stamp of the first entry, calls interrupted by a signal. */
+const LENGTH = TOTALS_AT + 5;
+/** Totals: KVM_RUN calls, TSC cycles inside KVM_RUN, TSC stamps of the first entry and of the last exit, interruptions. */
 const ENTRIES = 0;
 const INSIDE = 1;
 const FIRST_ENTRY = 2;
 const INTERRUPTED = 3;
+const LAST_EXIT = 4;
 /** Most probes of a look-up: a guest that touches thousands of addresses costs no more than this. */
 const MOST_PROBES = 16;
 
@@ -52,11 +53,15 @@ export interface ExitReport {
 /** One vCPU's statistics over a shared buffer. */
 export class ExitStatistics {
   readonly #cells: Float64Array;
-  #lastKey = 0;
-  #lastCell = OVERFLOW;
+  // The cells of the last port and of the last address, for the same ones are usually asked again. Small integers, all of
+  // them: any other number is a box of its own to the compiler.
+  #lastPort = -1;
+  #lastPortCell = OVERFLOW;
+  #lastAddress = -1;
+  #lastDirection = -1;
+  #lastAddressCell = OVERFLOW;
   /** The cell of the exit being handled, whose time is known at the next entry. */
   #open = -1;
-  #exitedAt = 0;
 
   /** A zeroed buffer for one vCPU, about 50 KiB. */
   static allocate(): SharedArrayBuffer {
@@ -71,10 +76,11 @@ export class ExitStatistics {
   entered(entry: number, exit: number): void {
     const cells = this.#cells;
     const open = this.#open;
-    if (open >= 0) cells[open * 2 + 1] = (cells[open * 2 + 1] as number) + (entry - this.#exitedAt);
+    if (open >= 0)
+      cells[open * 2 + 1] = (cells[open * 2 + 1] as number) + (entry - (cells[TOTALS_AT + LAST_EXIT] as number));
     else if (cells[TOTALS_AT + FIRST_ENTRY] === 0) cells[TOTALS_AT + FIRST_ENTRY] = entry;
     this.#open = -1;
-    this.#exitedAt = exit;
+    cells[TOTALS_AT + LAST_EXIT] = exit;
     cells[TOTALS_AT + ENTRIES] = (cells[TOTALS_AT + ENTRIES] as number) + 1;
     cells[TOTALS_AT + INSIDE] = (cells[TOTALS_AT + INSIDE] as number) + (exit - entry);
   }
@@ -90,13 +96,28 @@ export class ExitStatistics {
 
   /** @param direction 1 for out, 0 for in, as KVM numbers it */
   port(port: number, direction: number): void {
-    this.#hashed(-1 - (port * 2 + direction));
+    const place = port * 2 + direction;
+    if (place !== this.#lastPort) {
+      this.#lastPortCell = this.#find(-1 - place);
+      this.#lastPort = place;
+    }
+    this.#count(this.#lastPortCell);
   }
 
   /** @param direction 1 for write, 0 for read, as KVM numbers it */
   mmio(address: number, direction: number): void {
     // No x86 has more than 52 bits of physical address, so a double holds the key exactly.
-    this.#hashed(1 + (address * 2 + direction));
+    this.#count(this.#find(1 + (address * 2 + direction)));
+  }
+
+  /** As `mmio`, for an address below 4 GiB. @param address as a signed 32-bit integer */
+  lowMmio(address: number, direction: number): void {
+    if (address !== this.#lastAddress || direction !== this.#lastDirection) {
+      this.#lastAddressCell = this.#find(1 + ((address >>> 0) * 2 + direction));
+      this.#lastAddress = address;
+      this.#lastDirection = direction;
+    }
+    this.#count(this.#lastAddressCell);
   }
 
   /** KVM_RUN calls so far. Cheap: for a watcher that asks whether the vCPU still exits. */
@@ -144,14 +165,6 @@ export class ExitStatistics {
     const cells = this.#cells;
     cells[cell * 2] = (cells[cell * 2] as number) + 1;
     this.#open = cell;
-  }
-
-  #hashed(key: number): void {
-    if (key !== this.#lastKey) {
-      this.#lastCell = this.#find(key);
-      this.#lastKey = key;
-    }
-    this.#count(this.#lastCell);
   }
 
   // Open addressing. A key is twice the port or address plus the direction, plus one, so that zero means a free slot;
