@@ -3,55 +3,91 @@ import { parseArgs } from 'node:util';
 import { benchBoot } from './boot.js';
 import { benchBlock } from './virtio-block.js';
 import { benchNet } from './virtio-net.js';
+import { benchExits } from './exits.js';
 
-/** What every benchmark takes. */
+/** What a benchmark may take; each names those that it does. */
 export interface BenchOptions {
   /** Interleaved rounds. */
   readonly rounds: number;
   /** Where the JSON goes; standard output gets the table. */
   readonly json: string | undefined;
+  readonly svg: string | undefined;
+  readonly compare: string | undefined;
+  readonly quick: boolean;
+  readonly only: readonly string[];
+  readonly tier: readonly string[];
 }
 
 interface Benchmark {
   readonly summary: string;
+  /** Options beside --rounds and --json. */
+  readonly takes: readonly string[];
   /** Rounds when none are asked for. */
   readonly rounds: number;
-  run(options: BenchOptions): Promise<void>;
+  /** @returns the process's exit status, when it is not 0 */
+  run(options: BenchOptions): Promise<number | void>;
 }
 
 const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   boot: {
     summary: 'from process start to the first line of user space, beside a plain C VMM; memory of a process and a VM',
+    takes: [],
     rounds: 5,
     run: benchBoot,
   },
   'virtio-block': {
-    summary: 'what the device side of virtio-blk costs per request; the queue alone; real files',
-    rounds: 9,
+    summary: 'the queue alone, a request with a backend that answers at once, a real file; ways to transfer, in C',
+    takes: [],
+    rounds: 5,
     run: benchBlock,
   },
   'virtio-net': {
     summary: 'what the device side of virtio-net costs per frame, with a backend that answers at once',
+    takes: [],
     rounds: 9,
     run: benchNet,
+  },
+  exits: {
+    summary: 'what a VM exit costs, tier by tier, beside a plain C loop; the parts of our own cost; growth',
+    takes: ['svg', 'compare', 'quick', 'only', 'tier'],
+    rounds: 25,
+    run: benchExits,
   },
 };
 
 const USAGE = [
   'npm run bench -- NAME [--rounds N] [--json FILE]',
   ...Object.entries(BENCHMARKS).map(([name, { summary }]) => `  ${name.padEnd(12)}${summary}`),
+  'exits also takes',
+  '  --quick         four cases and short batches, under a minute',
+  '  --only CASE     only this case, and --tier TIER only this tier; both may be repeated',
+  '  --svg FILE      the picture, tier by tier',
+  '  --compare FILE  what changed since the run that left this JSON; status 1 when our own cost grew too much',
 ].join('\n');
 
 /** @returns the process's exit status */
 async function main(): Promise<number> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { rounds: { type: 'string' }, json: { type: 'string' } },
+    options: {
+      rounds: { type: 'string' },
+      json: { type: 'string' },
+      svg: { type: 'string' },
+      compare: { type: 'string' },
+      quick: { type: 'boolean' },
+      only: { type: 'string', multiple: true },
+      tier: { type: 'string', multiple: true },
+    },
   });
   const [name] = positionals;
   const benchmark = name === undefined ? undefined : BENCHMARKS[name];
-  if (benchmark === undefined) {
+  if (name === undefined || benchmark === undefined) {
     process.stderr.write(`${name === undefined ? '' : `there is no benchmark named ${name}\n`}${USAGE}\n`);
+    return 2;
+  }
+  const foreign = Object.keys(values).find((option) => !['rounds', 'json', ...benchmark.takes].includes(option));
+  if (foreign !== undefined) {
+    process.stderr.write(`${name} takes no --${foreign}\n${USAGE}\n`);
     return 2;
   }
   const rounds = values.rounds === undefined ? benchmark.rounds : Number(values.rounds);
@@ -59,8 +95,8 @@ async function main(): Promise<number> {
     process.stderr.write(`--rounds: ${values.rounds} is no number of rounds; give a whole number from 1\n`);
     return 2;
   }
-  await benchmark.run({ rounds, json: values.json });
-  return 0;
+  const { json, svg, compare, quick = false, only = [], tier = [] } = values;
+  return (await benchmark.run({ rounds, json, svg, compare, quick, only, tier })) ?? 0;
 }
 
 process.exitCode = await main();

@@ -1,0 +1,183 @@
+// One case of the exit benchmark: every tier beside the C loop, in interleaved pairs.
+// Processor time of the vCPU's thread is the clock; latencies are wall time, and say so.
+import { estimate, type Estimate } from '../estimate.js';
+import { CASES, type ExitCase } from './cases.js';
+import { GUEST } from './guest.js';
+import { SubjectProcess, type Substrate, type Workshop } from './processes.js';
+import { QemuSubject } from './qemu.js';
+import type { Batch } from './rig.js';
+import type { Tier } from './tiers.js';
+
+/** What one tier took for one case, or why it did not. Nanoseconds a pass. */
+export type Cell =
+  | { readonly case: string; readonly tier: string; readonly reason: string }
+  | {
+      readonly case: string;
+      readonly tier: string;
+      readonly reason?: undefined;
+      readonly ns: Estimate;
+      /** The C loop's time over this one's, pair by pair: 1 is as fast, less is slower. */
+      readonly ratio: Estimate;
+      /** This one's time beyond the C loop's, pair by pair. */
+      readonly beyondC: Estimate;
+      /** Of single passes: as the guest sees them by its TSC, or latencies. NaN when not looked at. */
+      readonly p50: number;
+      readonly p99: number;
+    };
+
+export type MeasuredCell = Extract<Cell, { readonly reason?: undefined }>;
+
+export interface MeasureOptions {
+  readonly workshop: Workshop;
+  readonly substrate: Substrate;
+  readonly rounds: number;
+  /** Passes of a batch, as a multiple of the case's. */
+  readonly length: number;
+  readonly onProgress: (tier: Tier) => void;
+}
+
+/** A new process compiles its loop first. */
+const WARM_UP_BATCHES = 5;
+const STAMPED_PASSES = 4096;
+const LATENCY_PASSES = 200;
+/** QEMU starts anew for each run: a long one against a short one, in as many passes of the case. */
+const QEMU_LONG = 20;
+const QEMU_ROUNDS_SHARE = 0.2;
+const FEWEST_QEMU_ROUNDS = 3;
+
+interface Contestant {
+  readonly tier: Tier;
+  readonly passes: number;
+  readonly process: SubjectProcess;
+  readonly pairs: { readonly theirs: number; readonly reference: number }[];
+}
+
+export async function measureCase(each: ExitCase, tiers: readonly Tier[], options: MeasureOptions): Promise<Cell[]> {
+  const cells = new Map<string, Cell>();
+  const refuse = (tier: Tier, reason: string): void =>
+    void cells.set(tier.id, { case: each.id, tier: tier.id, reason: reason.split('\n')[0] ?? reason });
+  for (const tier of tiers) {
+    const reason = tier.refuses(each);
+    if (reason !== undefined) refuse(tier, reason);
+  }
+  const able = tiers.filter(({ id }) => !cells.has(id));
+  const against = CASES.find(({ id }) => id === each.against) ?? each;
+  const reference = SubjectProcess.reference(options.workshop, against, options.substrate);
+  const contestants: Contestant[] = [];
+  try {
+    await warmUp(reference, against.passes);
+    for (const tier of able.filter(({ runs }) => runs !== 'qemu')) {
+      options.onProgress(tier);
+      const passes = Math.max(1, Math.round(each.passes * tier.share * options.length));
+      const process = startTier(each, tier, options);
+      try {
+        await warmUp(process, passes);
+        contestants.push({ tier, passes, process, pairs: [] });
+      } catch (error) {
+        process[Symbol.dispose]();
+        refuse(tier, messageOf(error));
+      }
+    }
+    const referencePasses = Math.max(1, Math.round(against.passes * options.length));
+    for (let round = 0; round < options.rounds; round++)
+      for (const contestant of contestants) {
+        options.onProgress(contestant.tier);
+        await pair(each, contestant, { process: reference, passes: referencePasses }, round % 2 === 0);
+      }
+    for (const contestant of contestants) cells.set(contestant.tier.id, await cellOf(each, contestant));
+    for (const tier of able.filter(({ runs }) => runs === 'qemu')) {
+      options.onProgress(tier);
+      try {
+        cells.set(tier.id, await measureQemu(each, tier, reference, options));
+      } catch (error) {
+        refuse(tier, messageOf(error));
+      }
+    }
+  } catch (error) {
+    for (const tier of able) if (!cells.has(tier.id)) refuse(tier, messageOf(error));
+  } finally {
+    for (const { process } of contestants) process[Symbol.dispose]();
+    reference[Symbol.dispose]();
+  }
+  return tiers.flatMap(({ id }) => cells.get(id) ?? []);
+}
+
+function startTier(each: ExitCase, tier: Tier, { workshop, substrate }: MeasureOptions): SubjectProcess {
+  if (tier.options !== undefined) return SubjectProcess.microvisor(workshop, each, tier.options, substrate);
+  return SubjectProcess.reference(workshop, each, substrate, tier.id === 'kernel' ? 'ioeventfd' : each.feature);
+}
+
+async function warmUp(process: SubjectProcess, passes: number): Promise<void> {
+  for (let i = 0; i < WARM_UP_BATCHES; i++) await process.batch(passes, false);
+}
+
+function perPass(each: ExitCase, { cpu, p50 }: Batch, passes: number): number {
+  return each.clock === 'latency' ? p50 : cpu / passes;
+}
+
+async function pair(
+  each: ExitCase,
+  { process, passes, pairs }: Contestant,
+  reference: { readonly process: SubjectProcess; readonly passes: number },
+  isReferenceFirst: boolean,
+): Promise<void> {
+  const theirs = async (): Promise<number> => perPass(each, await process.batch(passes, false), passes);
+  const ours = async (): Promise<number> =>
+    perPass(each, await reference.process.batch(reference.passes, false), reference.passes);
+  // Whoever comes second finds other caches and another clock rate: the order alternates.
+  if (isReferenceFirst) {
+    const first = await ours();
+    pairs.push({ reference: first, theirs: await theirs() });
+  } else {
+    const first = await theirs();
+    pairs.push({ theirs: first, reference: await ours() });
+  }
+}
+
+function estimates(pairs: Contestant['pairs']): Pick<MeasuredCell, 'ns' | 'ratio' | 'beyondC'> {
+  return {
+    ns: estimate(pairs.map(({ theirs }) => theirs)),
+    ratio: estimate(pairs.map(({ theirs, reference }) => reference / theirs)),
+    beyondC: estimate(pairs.map(({ theirs, reference }) => theirs - reference)),
+  };
+}
+
+async function cellOf(each: ExitCase, { tier, process, passes, pairs }: Contestant): Promise<Cell> {
+  const isLatency = each.clock === 'latency';
+  const single = isLatency
+    ? await process.batch(LATENCY_PASSES, false)
+    : await process.batch(Math.min(STAMPED_PASSES, passes * 4, GUEST.mostStamps), true);
+  const { p50, p99 } = hasStamps(each) ? single : { p50: Number.NaN, p99: Number.NaN };
+  return { case: each.id, tier: tier.id, ...estimates(pairs), p50, p99 };
+}
+
+/** The loops that wait for interrupts leave no stamps of single passes; latencies are looked at from outside. */
+function hasStamps({ inKernel, clock, op }: ExitCase): boolean {
+  return clock === 'latency' || !inKernel || op < STAMPLESS_FROM;
+}
+const STAMPLESS_FROM = 7;
+
+async function measureQemu(
+  each: ExitCase,
+  tier: Tier,
+  reference: SubjectProcess,
+  { workshop, rounds, length }: MeasureOptions,
+): Promise<Cell> {
+  const qemu = new QemuSubject(workshop, each);
+  const passes = Math.max(1, Math.round(each.passes * length));
+  const long = passes * QEMU_LONG;
+  const pairs: Contestant['pairs'] = [];
+  for (let round = 0; round < Math.max(FEWEST_QEMU_ROUNDS, Math.round(rounds * QEMU_ROUNDS_SHARE)); round++) {
+    const cpu = qemu.run(long);
+    const { cpu: referenceCpu } = await reference.batch(passes, false);
+    const nothing = qemu.run(1);
+    pairs.push({ theirs: (cpu - nothing) / (long - 1), reference: referenceCpu / passes });
+  }
+  const none = { p50: Number.NaN, p99: Number.NaN };
+  const single = hasStamps(each) ? qemu.percentiles(Math.min(STAMPED_PASSES, passes * 4), reference.tscKhz) : none;
+  return { case: each.id, tier: tier.id, ...estimates(pairs), ...single };
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
