@@ -28,6 +28,8 @@ const START_MS = 2000;
 const PROBE_EVERY_MS = 20;
 const END_MS = 1000;
 const RESTART_MS = { FIRST: 250, LAST: 5000 } as const;
+/** Bytes for passt that wait here: then the guest's wait in its ring. */
+const WAITING_MAX = 256 << 10;
 /** The last words that are kept of it. */
 const WORDS_MAX = 4096;
 
@@ -62,8 +64,14 @@ export class PasstBackend implements NetBackend {
     const child = this.#child;
     // The cable is out: what is sent is lost, as in real life.
     if (child === undefined || !child.socket.writable) return true;
-    if (child.socket.writableNeedDrain) return false;
-    child.socket.write(packFrame(frame));
+    const { socket } = child;
+    if (socket.writableLength > WAITING_MAX) return false;
+    if (socket.writableCorked === 0) {
+      // The frames of one turn go out with one system call.
+      socket.cork();
+      queueMicrotask(() => socket.uncork());
+    }
+    socket.write(packFrame(frame));
     return true;
   }
 
