@@ -119,8 +119,13 @@ export class RecordingFile implements HostFile {
   /**
    * What may be found after the power went at moment `cut`.
    * @param isSyncing false: as if no fdatasync had done anything
+   * @param atom bytes, aligned, that are written whole or not at all
    */
-  afterPowerLoss(cut: number, random: (limit: number) => number, isSyncing = true): Uint8Array {
+  afterPowerLoss(
+    cut: number,
+    random: (limit: number) => number,
+    { isSyncing = true, atom = SECTOR }: { readonly isSyncing?: boolean; readonly atom?: number } = {},
+  ): Uint8Array {
     const image = this.#first.slice();
     const ended = isSyncing ? this.#syncs.filter((sync) => sync.ended <= cut) : [];
     const covered = ended.reduce((latest, { begun }) => Math.max(latest, begun), 0);
@@ -131,8 +136,11 @@ export class RecordingFile implements HostFile {
     const chance = random(101);
     for (let left = open.length; left > 0; left--) {
       const [write] = open.splice(random(left), 1) as [Write];
-      for (let at = 0; at < write.bytes.length; at += SECTOR)
-        if (random(100) < chance) image.set(write.bytes.subarray(at, at + SECTOR), write.position + at);
+      const { position, bytes } = write;
+      for (let at = 0, next; at < bytes.length; at = next) {
+        next = at + atom - ((position + at) % atom);
+        if (random(100) < chance) image.set(bytes.subarray(at, next), position + at);
+      }
     }
     return image;
   }

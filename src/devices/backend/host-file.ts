@@ -50,9 +50,14 @@ export interface OpenedFile {
 export async function openHostFile(path: string, options: HostFileOptions): Promise<OpenedFile> {
   const { writable, what } = options;
   const name = `${what} ${path}`;
-  const handle = await openFile(path, options, name);
+  let handle = await openFile(path, options, name);
   try {
     const stat = await handle.stat();
+    if (stat.isBlockDevice() && writable) {
+      await handle.close();
+      // What the host has mounted, or built a volume of, is not for writing: O_EXCL asks just that.
+      handle = await openFile(path, options, name, constants.O_EXCL);
+    }
     if (!stat.isFile() && !stat.isBlockDevice())
       throw new DiskError(`cannot use ${name}: it is neither a regular file nor a block device; give one of these`);
     if (!lockFile(handle.fd, writable, name))
@@ -82,10 +87,15 @@ export async function openHostFile(path: string, options: HostFileOptions): Prom
   }
 }
 
-async function openFile(path: string, { writable, create }: HostFileOptions, name: string): Promise<FileHandle> {
+async function openFile(
+  path: string,
+  { writable, create }: HostFileOptions,
+  name: string,
+  more = 0,
+): Promise<FileHandle> {
   const { O_RDONLY, O_RDWR, O_CREAT, O_NONBLOCK, O_NOCTTY } = constants;
   // O_NONBLOCK: a FIFO in the place of the file must not hang the program.
-  const flags = (writable ? O_RDWR : O_RDONLY) | (create === true ? O_CREAT : 0) | O_NONBLOCK | O_NOCTTY;
+  const flags = (writable ? O_RDWR : O_RDONLY) | (create === true ? O_CREAT : 0) | O_NONBLOCK | O_NOCTTY | more;
   try {
     return await open(path, flags, 0o666);
   } catch (cause) {
@@ -100,6 +110,7 @@ const OPEN_ADVICE: Readonly<Record<string, string>> = {
   EACCES: 'change its permissions, or make the disk read-only when it can be read',
   EROFS: 'its file system is read-only; make the disk read-only, or give it an overlay',
   EISDIR: 'it is a directory; give a file',
+  EBUSY: 'the host uses it (it is mounted, or part of a volume); free it there first',
   ETXTBSY: 'it is a program that runs, or swap space; give another file',
 };
 

@@ -4,16 +4,19 @@ import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   appendFileSync,
+  closeSync,
+  constants,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readFileSync,
   rmSync,
   statSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs';
-import { constants, tmpdir } from 'node:os';
+import { constants as os, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { BlockBackend } from '../../../../src/devices/backend/block-backend.js';
@@ -23,7 +26,7 @@ import { overlayLayout } from '../../../../src/devices/backend/overlay-format.js
 import { DiskHands, transferMemory } from '../../../support/disk-hands.js';
 import { randomOf } from '../../../support/recording-file.js';
 
-const { errno } = constants;
+const { errno } = os;
 const BYTES = 1 << 20;
 const isRoot = process.getuid?.() === 0;
 
@@ -169,6 +172,9 @@ describe('raw', () => {
       return;
     }
     try {
+      const holder = openSync(device, constants.O_RDONLY | constants.O_EXCL);
+      expect(await refusal({ path: device })).toMatch(/EBUSY; the host uses it \(it is mounted/);
+      closeSync(holder);
       const disk = await hands({ path: device });
       expect(disk.disk.capacityBytes).toBe(BYTES);
       expect(await disk.write(4096, filled(4096, 0x77))).toBe(0);
