@@ -19,8 +19,10 @@ export { TraceReader, type TracedAccess, type TracedExit } from './vcpu/observe/
 export { Bus, type IoHandler } from './devices/bus.js';
 export { defineDevice, type DeviceDefinition, type DeviceParts, type DevicePlace } from './devices/user-device.js';
 export type { Field, FieldRow, FieldRows, FieldsOf } from './devices/register-file.js';
+export type { BlockBackend } from './devices/backend/block-backend.js';
 export type { NetBackend, NetLink, Offloads } from './devices/backend/net-backend.js';
 export { EthernetSwitch, type SwitchOptions } from './devices/backend/switch.js';
+export { VirtioBlock, type BlockOptions } from './devices/virtio/block.js';
 export { RegisterTable, type RegisterRow } from './devices/register-table.js';
 export * as abi from './kvm/abi.js';
 export { KVM_RUN_OFFSET } from './kvm/kvm-run.js';

@@ -1,6 +1,7 @@
 // The block device with a driver that plays by the rules: every request type, batches, limits of rate, reset in flight.
 // VIRTIO 1.2 §5.2.
 import { describe, expect, it } from 'vitest';
+import { ramDisk } from '../../../../examples/ram-disk.js';
 import { TokenBucket } from '../../../../src/devices/backend/rate-limit.js';
 import type { BlockTimer } from '../../../../src/devices/virtio/block.js';
 import { ANSWER, BLOCK_FEATURE, REQUEST } from '../../../../src/devices/virtio/block-request.js';
@@ -189,6 +190,19 @@ describe('requests', () => {
     const requests = Array.from({ length: 32 }, (_, i) => rig.read(i, 512));
     await Promise.all(requests);
     expect(backend.batches - before).toBe(1);
+    await rig.close();
+  });
+});
+
+describe('a disk of one’s own', () => {
+  it('the example: what was written is read back, what was zeroed is zeros', async () => {
+    const rig = await BlockRig.start({ backend: ramDisk(1) });
+    expect(rig.machine.read(REG.Config)).toBe(2048);
+    expect((await rig.write(2000, filled(1024, 0x42))).status).toBe(ANSWER.OK);
+    expect((await rig.flush()).status).toBe(ANSWER.OK);
+    expect((await rig.request({ type: REQUEST.WRITE_ZEROES, out: ranges([2001, 1]) })).status).toBe(ANSWER.OK);
+    const { data } = await rig.read(2000, 1024);
+    expect([data[0], data[511], data[512], data[1023]]).toEqual([0x42, 0x42, 0, 0]);
     await rig.close();
   });
 });
