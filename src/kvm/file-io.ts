@@ -37,11 +37,13 @@ const NOTHING: Segments = { count: 0, regions: [], offsets: [], lengths: [] };
  * Requests are described in shared words, and `submit` hands all of them to the addon with one call; what the page
  * cache has is read in that call, all else is done by threads of this file's own.
  *
- * Why this way (bench/virtio-block-ways.c; 4 KiB from the page cache, 16 at a time, on the development host, where a
- * system call costs more than 1 µs): reads cost 1.9 µs each by preadv, 0.7 by io_uring with RWF_NOWAIT, 5.8 by a
- * thread. Writes that io_uring may not do at once (ext4: all) go to workers that the kernel shares between all rings of
- * a thread and, for files, by a hash of the inode: one slow disk could stall another. So io_uring reads what is there,
- * and the threads do what may take its time. Where io_uring is forbidden each cached read is a system call.
+ * Why this way (`npm run bench -- virtio-block`; processor time for 4 KiB in the page cache, 16 at a time, on the
+ * development host, where a system call costs more than 1 µs): a read costs 2.1 µs by preadv, 0.8 by io_uring, 6.6 by a
+ * thread. io_uring would also write, but what it may not do at once (ext4: every write) goes to workers that the kernel
+ * shares between all rings of a thread and picks by a hash of the inode: one slow disk could stall another, and a write
+ * costs no less that way (14 µs) than here (13 to 16, of which 1.5 to 2.7 on the caller's thread). So io_uring, with
+ * RWF_NOWAIT, only reads what is there, and the file's own threads do what may take its time. Where io_uring is forbidden
+ * each cached read is a system call.
  */
 export class FileIo {
   readonly #native: Native = loadNative();
