@@ -20,6 +20,8 @@ import { createMachine, Rig } from './rig.js';
 
 /** Calls that are timed together: a clock's reading takes longer than a call. */
 const CALLS = 1000;
+/** A compiler that is late allocates in the first one. */
+const ATTEMPTS = 2;
 const REGISTERS = 16;
 
 const guest = readFileSync(process.argv[3] ?? '');
@@ -34,6 +36,9 @@ for (const [id, title, make] of [
   ['dispatch-mmio', 'dispatch of an MMIO write, without run()', () => dispatchAlone(KVM_EXIT_MMIO)],
 ] as const)
   await cost(id, title, make());
+// The first of several alike is compiled for itself alone: it is not counted.
+await measure(lookUp(4), { min_cpu_time: 3e8 });
+await measure(lookUp(8), { min_cpu_time: 3e8 });
 for (const handlers of [4, 40, 400])
   await cost(`bus-${handlers}`, `bus look-up, ${handlers} handlers`, lookUp(handlers));
 await cost('register-row', 'register access, table of rows', registerAccess(registerRows()));
@@ -111,12 +116,12 @@ function lookUp(handlers: number): () => unknown {
   const bus = Bus.mmio();
   // One device at all places: what is looked at is the way to it, not how much memory four hundred of them have.
   const device: IoHandler = { name: 'any', read: () => 0, write: () => undefined };
-  for (let i = 0; i < handlers; i++) bus.attach(0xd000_0000 + i * 0x1000, 0x200, device);
-  let at = 0;
+  // Whole pages, as virtio's windows are.
+  for (let i = 0; i < handlers; i++) bus.attach(0xd000_0000 + i * 0x1000, 0x1000, device);
+  // The devices take turns: neither the first nor the last one only.
+  const addresses = Float64Array.from({ length: 1024 }, (_, i) => 0xd000_0000 + ((i * 7) % handlers) * 0x1000);
   return () => {
-    // The devices take turns, each a few times: neither the first nor the last one only.
-    for (let i = 0; i < CALLS; i++) bus.write(0xd000_0000 + (((at + (i >> 3)) * 7) % handlers) * 0x1000, 4, i);
-    at += 1;
+    for (let i = 0; i < CALLS; i++) bus.write(addresses[i] as number, 4, i);
   };
 }
 
@@ -183,15 +188,18 @@ async function heapGrowth(op: number): Promise<HeapGrowth> {
   // What the compiler allocates is not the exits'.
   for (let i = 0; i < 20; i++) rig.batch(50_000, false);
   await sleep(100);
-  rig.batch(exits / 10, false);
-  await sleep(100);
-  globalThis.gc?.();
-  await sleep(0);
-  collections = 0;
-  const before = getHeapStatistics().used_heap_size;
-  rig.batch(exits, false);
-  const after = getHeapStatistics().used_heap_size;
-  await sleep(0);
+  const attempts: HeapGrowth[] = [];
+  for (let i = 0; i < ATTEMPTS; i++) {
+    globalThis.gc?.();
+    await sleep(0);
+    collections = 0;
+    const before = getHeapStatistics().used_heap_size;
+    rig.batch(exits, false);
+    const bytes = getHeapStatistics().used_heap_size - before;
+    await sleep(0);
+    attempts.push({ exits, bytes, collections });
+  }
   rig.close();
-  return { exits, bytes: after - before, collections };
+  const [least] = attempts.toSorted((a, b) => a.bytes + a.collections * 2 ** 30 - (b.bytes + b.collections * 2 ** 30));
+  return least as HeapGrowth;
 }
