@@ -22,7 +22,7 @@ enum {
   // Copying this much takes the caller some 100 microseconds.
   CACHED_BYTES_MAX = 512 << 10,
   SEGMENTS_PER_CALL = 1024,
-  // A completion waits for further ones of its list, but neither for many nor behind a slow one.
+  // A completed write waits to be announced with further ones, but neither with many nor when it took its time.
   UNANNOUNCED_MAX = 32,
   PROMPT_NANOSECONDS = 20000,
   SLOW_NANOSECONDS = 5000000,
@@ -159,6 +159,8 @@ static void *run(void *argument) {
       io->idle--;
       continue;
     }
+    // Only a write into the page cache is something to wait for.
+    if (io->unannounced && (job->op != MV_IO_WRITE || list->limit > 1)) announce(io);
     pthread_mutex_unlock(&io->lock);
     uint64_t begin = nanoseconds();
     int error = perform(io, job);
