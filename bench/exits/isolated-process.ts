@@ -45,6 +45,8 @@ await cost('register-row', 'register access, table of rows', registerAccess(regi
 await cost('register-switch', 'register access, switch', registerAccess(registerSwitch()));
 
 const heap: Record<string, HeapGrowth> = {};
+// The first of all meets the compiler at its work.
+await heapGrowth(OP.portWrite);
 for (const [id, op] of [
   ['port-write', OP.portWrite],
   ['port-read', OP.portRead],
