@@ -1,0 +1,256 @@
+// Hostile drivers of a few instructions on the real KVM, with everything that a machine puts between them and a device.
+// Hostile cases 1, 4, 5, 10, 12 and 16: "the process lives …, other devices and other VMs are unaffected".
+import { describe, expect, test } from 'vitest';
+import { createVm, type Vm } from '../../src/index.js';
+import { DESC, INTERRUPT, STATUS } from '../../src/devices/virtio/abi.js';
+import { noKvm } from '../support/kvm.js';
+import { TestDevice } from '../support/test-device.js';
+import {
+  describeQueue,
+  DRIVING,
+  MockQueue,
+  negotiate,
+  REG,
+  type DriverHands,
+  type QueuePlace,
+} from '../support/virtqueue-driver.js';
+import { interpreter, LOAD, MEMORY_MIB, Script } from './script-guest.js';
+
+const isEmulated = process.env['MICROVISOR_HOST'] === 'svm';
+
+const SIZE = 8;
+const DATA = 0x18_0000;
+const DONE = 42;
+const BUFFERS = [
+  { gpa: DATA, length: 4 },
+  { gpa: DATA + 64, length: 4, writable: true },
+];
+
+interface Kit {
+  readonly vm: Vm;
+  readonly script: Script;
+  readonly victim: TestDevice;
+  readonly hands: DriverHands & { readonly base: number };
+  readonly warnings: readonly string[];
+  /** Ends the script, runs it, and expects its end. */
+  readonly run: () => Promise<void>;
+}
+
+/** A machine with a device to be bad to, and one beside it that goes on working. */
+async function withGuest(action: (kit: Kit) => Promise<void>): Promise<void> {
+  const victim = new TestDevice({ name: 'victim', queueSizes: [SIZE, SIZE], config: Uint8Array.of(1, 2, 3, 4, 5) });
+  const bystander = new TestDevice({ name: 'bystander' });
+  const warnings: string[] = [];
+  const vm = await createVm({
+    kernel: { name: 'script-guest', bytes: interpreter() },
+    entry: 'protected',
+    load: LOAD,
+    cmdline: '',
+    memoryMiB: MEMORY_MIB,
+    virtio: [() => victim, () => bystander],
+    onWarning: (message) => warnings.push(message),
+  });
+  await using _ = vm;
+  const script = new Script(vm.memory);
+  const run = async (): Promise<void> => {
+    useDevice(script, script.hands(1, bystander.offer), 0x16_0000);
+    script.end(DONE);
+    await vm.start();
+    expect(await vm.outcome).toEqual({ kind: 'debug-exit', value: DONE });
+    expect(bystander.heads).toHaveLength(1);
+  };
+  await action({ vm, script, victim, hands: script.hands(0, victim.offer), warnings, run });
+}
+
+/** Lays a queue out, in the memory as it is at the start. */
+function layOut(hands: DriverHands, base: number, index = 0): MockQueue {
+  return new MockQueue(hands, index, SIZE, base);
+}
+
+function begin(hands: DriverHands, queues: readonly QueuePlace[]): void {
+  negotiate(hands);
+  for (const [index, queue] of queues.entries()) describeQueue(hands, index, queue);
+  hands.write(REG.Status, DRIVING);
+}
+
+/** From reset to a chain that came back, in a ring of its own at `base`. */
+function useDevice(script: Script, hands: DriverHands & { readonly base: number }, base: number): void {
+  const queue = layOut(hands, base);
+  queue.publish(queue.build(BUFFERS));
+  begin(hands, [queue]);
+  hands.write(REG.QueueNotify, 0);
+  script.add('wait16', queue.used + 2, 1);
+  script.add('waitBits', hands.base + REG.Status, STATUS.DRIVER_OK);
+}
+
+/** What every case that breaks the rings ends with: the guest sees it, resets, and the device works. */
+async function expectNeedsReset({ script, hands, victim, warnings, run }: Kit, reason: RegExp): Promise<void> {
+  script.add('waitBits', hands.base + REG.Status, STATUS.DEVICE_NEEDS_RESET);
+  const status = script.read(hands.base + REG.Status);
+  const interrupts = script.read(hands.base + REG.InterruptStatus);
+  script.repeat(hands.base + REG.QueueNotify, 0, 100);
+  hands.write(REG.Status, 0);
+  const afterReset = script.read(hands.base + REG.Status);
+  useDevice(script, hands, 0x14_0000);
+  await run();
+  expect(status()).toBe(DRIVING | STATUS.DEVICE_NEEDS_RESET);
+  expect(interrupts() & INTERRUPT.CONFIGURATION_CHANGE).toBe(INTERRUPT.CONFIGURATION_CHANGE);
+  expect(afterReset()).toBe(0);
+  expect(victim.heads).toHaveLength(1);
+  expect(warnings).toHaveLength(1);
+  expect(warnings[0]).toMatch(reason);
+}
+
+describe.skipIf(noKvm)('a hostile virtio driver in a guest', () => {
+  test('1. "a descriptor that points at itself" → NR', async () => {
+    await withGuest(async (kit) => {
+      const queue = layOut(kit.hands, 0x10_0000);
+      queue.setDescriptor(3, DATA, 4, DESC.NEXT, 3);
+      queue.publish(3);
+      begin(kit.hands, [queue]);
+      await expectNeedsReset(kit, /victim: .*a chain is longer than the queue/);
+    });
+  });
+
+  test('5. "avail index jumping by more than the size" → NR', async () => {
+    await withGuest(async (kit) => {
+      const { script, hands } = kit;
+      const queue = layOut(hands, 0x10_0000);
+      begin(hands, [queue]);
+      script.add('write16', queue.avail + 2, SIZE + 1);
+      hands.write(REG.QueueNotify, 0);
+      await expectNeedsReset(kit, /victim: .*the avail index is further ahead than the queue is long/);
+    });
+  });
+
+  test('4. "rings unaligned, outside RAM, overlapping → never activated"', async () => {
+    await withGuest(async ({ script, hands, victim, warnings, run }) => {
+      const good = layOut(hands, 0x10_0000);
+      const place = { size: SIZE, desc: good.desc, avail: good.avail, used: good.used };
+      const wrong: readonly Partial<QueuePlace>[] = [
+        { size: 0 },
+        { size: 3 },
+        { size: 2 * SIZE },
+        { size: 0xffff_ffff },
+        { desc: good.desc + 8 },
+        { avail: good.avail + 1 },
+        { used: good.used + 2 },
+        { desc: MEMORY_MIB << 20 },
+        { avail: 0xd000_0000 },
+        { used: 0xfee0_0000 },
+        { used: good.desc },
+        { desc: 2n ** 53n + 0x10_0000n },
+        { desc: 2n ** 64n - 16n },
+      ];
+      const ready: (() => number)[] = [];
+      negotiate(hands);
+      for (const it of wrong) {
+        describeQueue(hands, 0, { ...place, ...it });
+        ready.push(script.read(hands.base + REG.QueueReady));
+      }
+      hands.write(REG.Status, DRIVING);
+      hands.write(REG.QueueNotify, 0);
+      hands.write(REG.Status, 0);
+      useDevice(script, hands, 0x14_0000);
+      await run();
+      expect(ready.map((it) => it())).toEqual(wrong.map(() => 0));
+      expect(victim.heads).toHaveLength(1);
+      expect(warnings).toEqual([]);
+    });
+  });
+
+  test('10. "a kick storm …; kicks before DRIVER_OK, after reset, for queue 0xffffffff" → the API answers, no exit for a kick', async () => {
+    await withGuest(async ({ vm, script, hands, victim, warnings, run }) => {
+      const storm = (): void => {
+        script.repeat(hands.base + REG.QueueNotify, 0, isEmulated ? 5000 : 100_000);
+        for (const queue of [0xffff_ffff, SIZE, 2]) script.repeat(hands.base + REG.QueueNotify, queue, 100);
+      };
+      storm();
+      const queue = layOut(hands, 0x10_0000);
+      queue.publish(queue.build(BUFFERS));
+      begin(hands, [queue]);
+      storm();
+      script.add('wait16', queue.used + 2, 1);
+      hands.write(REG.Status, 0);
+      storm();
+      useDevice(script, hands, 0x14_0000);
+      let answers = 0;
+      const timer = setInterval(() => (answers += vm.report().vcpus.length), 1);
+      await run();
+      clearInterval(timer);
+      expect(answers).toBeGreaterThan(0);
+      expect(victim.heads).toHaveLength(2);
+      expect(warnings).toEqual([]);
+      const exits = vm.report().vcpus[0]?.mmio.filter(({ address }) => address === hands.base + REG.QueueNotify);
+      // Those for queues that are not there: they are not bound to an eventfd.
+      expect(exits?.reduce((sum, { count }) => sum + count, 0)).toBe(3 * 3 * 100);
+    });
+  });
+
+  test('16. reset in flight: the write of Status returns when the host is done, and nothing is written after it', async () => {
+    await withGuest(async ({ vm, script, hands, victim, run }) => {
+      const BUSY = 0x1f_0000;
+      const FINISHED = BUSY + 4;
+      const POISON = 0xa5a5_a5a5;
+      victim.holds = true;
+      victim.onChain = () => {
+        vm.memory.writeU32(BUSY, 1);
+        setTimeout(() => {
+          victim.holds = false;
+          vm.memory.writeU32(FINISHED, 1);
+          victim.finish();
+        }, 100);
+        victim.onChain = undefined;
+      };
+      const queue = layOut(hands, 0x10_0000);
+      queue.publish(queue.build(BUFFERS));
+      begin(hands, [queue]);
+      script.add('wait16', BUSY, 1);
+      hands.write(REG.Status, 0);
+      const finished = script.read(FINISHED);
+      const status = script.read(hands.base + REG.Status);
+      // The memory is somebody else's now.
+      const reused = [queue.used, queue.used + 4, queue.used + 8, DATA + 64];
+      for (const address of reused) script.add('write32', address, POISON);
+      useDevice(script, script.hands(0, victim.offer), 0x14_0000);
+      // That one wrote to the same data buffer, rightly; the old rings are untouched.
+      await run();
+      expect([finished(), status()]).toEqual([1, 0]);
+      expect(reused.slice(0, 3).map((address) => vm.memory.readU32(address))).toEqual([POISON, POISON, POISON]);
+      expect(victim.heads).toHaveLength(2);
+    });
+  });
+
+  test('12. "every offset 0–0xfff × width × read/write → IGN or as specified"', async () => {
+    await withGuest(async ({ script, hands, victim, warnings, run }) => {
+      const step = isEmulated ? 3 : 1;
+      const wrong: (() => string | undefined)[] = [];
+      const expectRead = (offset: number, size: 1 | 2 | 4, expected: number): void => {
+        const answer = script.read(hands.base + offset, size);
+        wrong.push(() =>
+          answer() === expected ? undefined : `${size} bytes at 0x${offset.toString(16)}: ${answer()}`,
+        );
+      };
+      for (let offset = 0; offset < 0x1000; offset += step)
+        for (const size of [1, 2, 4] as const) {
+          if (offset + size > 0x1000) continue;
+          const isRegister = size === 4 && offset % 4 === 0 && offset < 0x100;
+          if (!isRegister) {
+            const config = Array.from({ length: size }, (_, i) => victim.offer.config[offset - 0x100 + i] ?? 0);
+            const expected = offset < 0x100 ? 0 : config.reduce((sum, byte, i) => sum + byte * 256 ** i, 0);
+            expectRead(offset, size, expected);
+          } else script.read(hands.base + offset, size);
+        }
+      for (let offset = 0; offset < 0x1000; offset += step)
+        for (const size of [1, 2, 4] as const) if (offset + size <= 0x1000) hands.write(offset, 0xffff_ffff, size);
+      expectRead(REG.MagicValue, 4, 0x7472_6976);
+      expectRead(REG.Status, 4, 0);
+      expectRead(REG.Config, 4, 0x0403_0201);
+      useDevice(script, hands, 0x14_0000);
+      await run();
+      expect(wrong.map((it) => it()).filter((it) => it !== undefined)).toEqual([]);
+      expect(victim.heads).toHaveLength(1);
+      expect(warnings).toEqual([]);
+    });
+  });
+});
