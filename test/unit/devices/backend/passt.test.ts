@@ -29,7 +29,7 @@ function children(pid: number, program = 'passt'): number[] {
 const isAlive = (pid: number): boolean =>
   existsSync(`/proc/${pid}`) && !/^State:\sZ/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
 
-async function until(what: string, holds: () => boolean, milliseconds = 5000): Promise<void> {
+async function until(what: string, holds: () => boolean, milliseconds = 20_000): Promise<void> {
   for (const end = performance.now() + milliseconds; !holds();) {
     if (performance.now() > end) throw new Error(`${what}: not within ${milliseconds} ms`);
     await new Promise((resolve) => setTimeout(resolve, 10));

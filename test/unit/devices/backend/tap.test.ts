@@ -12,7 +12,7 @@ import { GUEST_MAC, NetRig } from '../../../support/net-rig.js';
 const GUEST_IP = [10, 78, 0, 2];
 const HOST_IP = [10, 78, 0, 1];
 
-async function until(what: string, holds: () => boolean, milliseconds = 5000): Promise<void> {
+async function until(what: string, holds: () => boolean, milliseconds = 20_000): Promise<void> {
   for (const end = performance.now() + milliseconds; !holds();) {
     if (performance.now() > end) throw new Error(`${what}: not within ${milliseconds} ms`);
     await new Promise((resolve) => setTimeout(resolve, 10));
@@ -186,7 +186,7 @@ describe.skipIf(noNetns !== undefined)(`a TAP${noNetns === undefined ? '' : ` ($
     while (rig.receiving.takeUsed() !== undefined);
     expect(await idleShare(), 'frames without a buffer wait in the kernel').toBeLessThan(0.05);
     for (let i = 0; i < 100; i++) rig.offer();
-    await until('frames again', () => rig.receiving.takeUsed() !== undefined, 1000);
+    await until('frames again', () => rig.receiving.takeUsed() !== undefined);
     socket.close();
     await rig.close();
   });
