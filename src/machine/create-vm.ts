@@ -79,7 +79,9 @@ export async function createVm(config: VmConfig): Promise<Vm> {
     undo.push(() => closeBoardFds(fds));
     const { board, data } = createBoard(boardPlan, fds);
     for (const [gsi, eventfd] of fds.irq) kvm.irqfd({ eventfd, gsi });
-    const backs = connectVirtio(virtio.devices, slots, { kvm, memory, board, fds, warn: warner(complete) });
+    let onFailure: (message: string) => void = () => undefined;
+    const deviceFailure = new Promise<string>((resolve) => (onFailure = resolve));
+    const backs = connectVirtio(virtio.devices, slots, { kvm, memory, board, fds, warn: warner(complete), onFailure });
     ofVirtio.splice(0, ofVirtio.length, ...backs);
     // Nobody waits for a POST code: Linux writes there only to pass the time.
     kvm.registerCoalescedMmio({ address: PORT.POST_CODE, size: 1, pio: true });
@@ -118,7 +120,7 @@ export async function createVm(config: VmConfig): Promise<Vm> {
     const { cmdline } = request;
     const { signal } = complete;
     const parts = { kvm, memory, plan, cmdline, quirks, quirkOptions, board, fds, threads, statistics, assists, marks };
-    return new Vm({ ...parts, traces, consoles, resize: virtio.console, backs, user, signal });
+    return new Vm({ ...parts, traces, consoles, resize: virtio.console, backs, deviceFailure, user, signal });
   } catch (error) {
     for (const step of undo.toReversed()) await step();
     throw error;
@@ -192,13 +194,14 @@ interface VirtioSurroundings {
   readonly board: Board;
   readonly fds: BoardFds;
   readonly warn: (message: string) => void;
+  readonly onFailure: (message: string) => void;
 }
 
 /** Doorbells to ioeventfds, and the backs to the board. */
 function connectVirtio(
   devices: readonly VirtioDevice[],
   slots: readonly VirtioSlot[],
-  { kvm, memory, board, fds, warn }: VirtioSurroundings,
+  { kvm, memory, board, fds, warn, onFailure }: VirtioSurroundings,
 ): readonly MmioBack[] {
   return slots.map(({ offer, base, gsi }, index) => {
     const irq = part(fds.irq.get(gsi), offer.name);
@@ -211,6 +214,7 @@ function connectVirtio(
       control: part(fds.owner.get(controlBell(offer)), offer.name),
       doorbells,
       warn: limitWarnings(warn),
+      onFailure,
     });
   });
 }

@@ -42,6 +42,8 @@ export interface VmParts {
   readonly resize: ConsoleSize | undefined;
   /** The virtio devices, in the order of their windows. */
   readonly backs: readonly MmioBack[];
+  /** One of them threw: what. */
+  readonly deviceFailure: Promise<string>;
   /** The user's own devices, in the order of the configuration. */
   readonly user: readonly UserDevice[];
   readonly threads: readonly VcpuThread[];
@@ -122,6 +124,7 @@ export class Vm implements AsyncDisposable {
     this.#closures = this.#serveClosures();
     parts.fds.event.onReadable(() => this.#onMachineEvent());
     for (const thread of parts.threads) void thread.ended.then((end) => this.#onVcpuEnd(end));
+    void parts.deviceFailure.then((message) => this.#finish({ kind: 'device', message }, true));
     this.#followCommand();
     parts.signal?.addEventListener('abort', this.#abort, { once: true });
     if (parts.signal?.aborted === true) this.#abort();

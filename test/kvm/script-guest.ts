@@ -1,5 +1,5 @@
 // A guest that does what a script in its memory says, one access after the other: hostile drivers of a few lines.
-// Intel SDM vol. 2; 32-bit protected mode, flat. It ends with a write to debug-exit.
+// Intel SDM vol. 2; 32-bit protected mode, flat. In the end it spins, so that its memory can be looked at.
 import { VIRTIO_MMIO_BASE, VIRTIO_MMIO_STRIDE } from '../../src/memory/layout.js';
 import type { GuestMemory } from '../../src/memory/guest-memory.js';
 import type { VirtioOffer } from '../../src/devices/virtio/device.js';
@@ -10,12 +10,13 @@ export const LOAD = 0x4_0000;
 const SCRIPT = 0x20_0000;
 const SCRIPT_BYTES = 0x10_0000;
 const LOG = 0x30_0000;
+const END = 0x1f_fffc;
 /** RAM that the script and its log need, in MiB. */
 export const MEMORY_MIB = 4;
 
 /** Each handler has 16 bytes; ebx is the address, ecx the value. */
 const HANDLERS = [
-  ['exit', [0x88, 0xc8, 0xe6, 0xf4, 0xeb, 0xfe]], // mov %cl,%al; out %al,$0xf4; jmp .
+  ['park', [0x89, 0x0b, 0xf3, 0x90, 0xeb, 0xfc]], // mov %ecx,(%ebx); pause; jmp to pause
   ['write32', [0x89, 0x0b]], // mov %ecx,(%ebx)
   ['write16', [0x66, 0x89, 0x0b]], // mov %cx,(%ebx)
   ['write8', [0x88, 0x0b]], // mov %cl,(%ebx)
@@ -86,8 +87,10 @@ export class Script {
     this.add('repeat', address, count);
   }
 
-  end(value: number): void {
-    this.add('exit', 0, value);
+  /** Ends the script. @returns whether the guest has come to it */
+  end(): () => boolean {
+    this.add('park', END, 1);
+    return () => this.#memory.readU32(END) === 1;
   }
 
   /** The driver's hands on device `slot`, that write down what they are told. */

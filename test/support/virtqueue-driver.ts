@@ -145,7 +145,12 @@ export class MockMachine implements DriverHands {
 
   constructor(
     device: VirtioDevice,
-    options: { memory?: GuestMemory; wait?: OwnerWait; onInterrupt?: () => void } = {},
+    options: {
+      memory?: GuestMemory;
+      wait?: OwnerWait;
+      onInterrupt?: () => void;
+      onFailure?: (message: string) => void;
+    } = {},
   ) {
     this.memory = options.memory ?? GuestMemory.create(16 << 20);
     this.state = allocateMmioState(this.registers, device.offer);
@@ -168,6 +173,7 @@ export class MockMachine implements DriverHands {
         },
       },
       warn: (message) => this.warnings.push(message),
+      ...(options.onFailure === undefined ? {} : { onFailure: options.onFailure }),
     });
   }
 

@@ -21,6 +21,8 @@ export interface MmioBackParts {
   readonly doorbells: readonly Doorbell[];
   /** One line for a person. */
   readonly warn: (message: string) => void;
+  /** Called once, with one sentence, when the device threw: the machine is to end. Without it the error is thrown on. */
+  readonly onFailure?: (message: string) => void;
 }
 
 /** What a device did so far, for the machine's report. */
@@ -51,6 +53,7 @@ export class MmioBack implements DeviceHost {
   readonly #sum = { kicks: 0, chains: 0, dropped: 0, interrupts: 0, resets: 0, needsReset: 0 };
   #isActive = false;
   #isBusy = false;
+  #hasFailed = false;
   #link: DeviceLink | undefined;
   #closed: Promise<void> | undefined;
 
@@ -104,9 +107,9 @@ export class MmioBack implements DeviceHost {
   async #close(): Promise<void> {
     for (const watcher of this.#watchers) watcher.close();
     for (const index of this.#queues.keys()) this.#stop(index);
-    this.device.cancel();
-    // Those too that a reset was waiting for.
-    await Promise.all(this.#stopping);
+    this.#call(() => this.device.cancel());
+    // Those too that a reset was waiting for. A device that threw may have lost a chain.
+    if (!this.#hasFailed) await Promise.all(this.#stopping);
     await this.device.close();
   }
 
@@ -147,7 +150,7 @@ export class MmioBack implements DeviceHost {
       },
     };
     this.#link = link;
-    this.device.activate(link);
+    this.#call(() => this.device.activate(link));
     if (problem !== undefined) this.#needsReset(problem);
     for (const index of this.#queues.keys()) this.#notify(index);
   }
@@ -182,7 +185,21 @@ export class MmioBack implements DeviceHost {
   #notify(index: number): void {
     // A queue whose next turn is due gets it then: doorbells do not add to the work of a turn of the event loop.
     if (this.#turns.has(index) || this.#closed !== undefined) return;
-    if (this.#queues[index] !== undefined) this.device.notify(index);
+    if (this.#queues[index] !== undefined) this.#call(() => this.device.notify(index));
+  }
+
+  /** What a device throws is a bug of its own, which ends its machine and no other. */
+  #call(action: () => void): void {
+    if (this.#hasFailed) return;
+    try {
+      action();
+    } catch (error) {
+      const { onFailure } = this.#parts;
+      if (onFailure === undefined) throw error;
+      this.#hasFailed = true;
+      for (const queue of this.#queues) void queue?.stop();
+      onFailure(`device ${this.device.offer.name} failed: ${String(error)}`);
+    }
   }
 
   #takeTurn(index: number): void {
@@ -201,7 +218,7 @@ export class MmioBack implements DeviceHost {
     this.#link = undefined;
     if (this.#isActive) {
       for (const index of this.#queues.keys()) this.#stop(index);
-      this.device.cancel();
+      this.#call(() => this.device.cancel());
       await Promise.all(this.#stopping);
     }
     this.#isActive = false;
@@ -212,7 +229,7 @@ export class MmioBack implements DeviceHost {
   async #stopWithdrawnQueues(): Promise<void> {
     const { queues } = this.#state;
     for (const index of this.#queues.keys())
-      if (queues[index]?.QueueReady.get() === 0 && this.#stop(index)) this.device.cancel(index);
+      if (queues[index]?.QueueReady.get() === 0 && this.#stop(index)) this.#call(() => this.device.cancel(index));
     await Promise.all(this.#stopping);
   }
 

@@ -332,6 +332,38 @@ describe('the configuration space', () => {
   });
 });
 
+describe('32. "a device that throws → the VM ends with a named reason"', () => {
+  test.each(['activate', 'notify', 'cancel'] as const)(
+    'in %s: said once, nothing more is asked of it, and it can be closed',
+    async (method) => {
+      const failures: string[] = [];
+      const device = new TestDevice();
+      const machine = new MockMachine(device, { onFailure: (message) => failures.push(message) });
+      if (method === 'cancel') await machine.start();
+      Object.assign(device, {
+        [method]: () => {
+          throw new RangeError('a bug');
+        },
+      });
+      device.holds = true;
+      if (method === 'cancel') machine.write(REG.Status, 0);
+      else {
+        const [queue] = (await machine.start()) as [MockQueue];
+        queue.add(BUFFERS);
+      }
+      await machine.settle();
+      expect(failures).toEqual(['device test0 failed: RangeError: a bug']);
+      const { length } = device.calls;
+      machine.write(REG.QueueNotify, 0);
+      machine.write(REG.Status, 0);
+      await machine.settle();
+      expect(failures).toHaveLength(1);
+      await machine.back.close();
+      expect(device.calls.slice(length)).toEqual(['close']);
+    },
+  );
+});
+
 describe('the end of a machine', () => {
   test('close waits for the chains in flight, then closes the device, once', async () => {
     const { machine, device, queue } = await start();
