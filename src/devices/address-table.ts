@@ -42,10 +42,12 @@ const LEAF_SHIFT = PAGE_SHIFT + 10;
 
 /** From an address to its owner in two loads, or three where a page has several owners; above 4 GiB through a map. */
 export class PageTable implements AddressTable {
-  readonly #leaves = Array.from<Uint16Array>({ length: LOW_END / PAGE_SIZE / LEAF_ENTRIES }).fill(
-    new Uint16Array(LEAF_ENTRIES),
+  /** Stands for every leaf that nobody has claimed a page of; never written. */
+  readonly #nobody = new Uint16Array(LEAF_ENTRIES);
+  readonly #leaves = Array.from<unknown, Uint16Array>(
+    { length: LOW_END / PAGE_SIZE / LEAF_ENTRIES },
+    () => this.#nobody,
   );
-  readonly #nobody = this.#leaves[0];
   readonly #shared: Uint16Array[] = [];
   readonly #high = new Map<number, number>();
 

@@ -47,7 +47,9 @@ function complaint(allowed: number, ...words: string[]): string | undefined {
     return undefined;
   } catch (error) {
     const { status, stdout, stderr } = error as { status: number; stdout: Buffer; stderr: Buffer };
-    return status <= allowed ? undefined : `e2fsck ${words[0]}: status ${status}: ${stdout}${stderr}`;
+    return status <= allowed
+      ? undefined
+      : `e2fsck ${words[0]}: status ${status}: ${stdout.toString()}${stderr.toString()}`;
   }
 }
 
