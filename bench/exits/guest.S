@@ -222,11 +222,21 @@ long_mode:
         je      spin
         end_of_mailbox
 
-# STI takes effect after the next instruction: no interrupt comes between it and HLT, so none is slept over.
+# STI takes effect after the next instruction: no interrupt comes between it and HLT, so none is slept over. Where an
+# emulated processor forgets that, the handler steps over the HLT.
+        .macro  return_from hlt
+        cmp     qword ptr [rsp + 8], offset \hlt
+        jne     1f
+        inc     qword ptr [rsp + 8]
+1:      pop     rax
+        iretq
+        .endm
+
 wait_halted:
         cmp     [TICKS], ebp
         jae     8b
         sti
+irq_hlt:
         hlt
         cli
         jmp     wait_halted
@@ -243,6 +253,7 @@ wait_timer:
         mov     ebx, APIC
 1:      mov     dword ptr [rbx + INITIAL_COUNT], TIMER_COUNT
         sti
+timer_hlt:
         hlt
         cli
         cmp     [TICKS], ebp
@@ -256,16 +267,14 @@ on_irq: push    rax
         mov     eax, APIC
         mov     dword ptr [rax + EOI], 0
         inc     dword ptr [TICKS]
-        pop     rax
-        iretq
+        return_from irq_hlt
 
 on_timer:
         push    rax
         mov     eax, APIC
         mov     dword ptr [rax + EOI], 0
         inc     dword ptr [TICKS]
-        pop     rax
-        iretq
+        return_from timer_hlt
 
 # The gate at RBX leads to RDI.
 gate:   mov     [rbx], di

@@ -46,6 +46,9 @@ export function openWorkshop(): Workshop {
 /** Which KVM the exits come from: the host's, or none at all. */
 export type Substrate = 'kvm' | 'null';
 
+/** A guest that waits for ever must not take the benchmark with it. */
+const LONGEST_BATCH_MS = 120_000;
+
 /** One process that runs batches; it is asked one thing at a time. */
 export class SubjectProcess implements Disposable {
   readonly #child: ChildProcess;
@@ -93,12 +96,18 @@ export class SubjectProcess implements Disposable {
 
   /** @throws Error with the process's last words when it ended */
   async batch(count: number, stamped: boolean): Promise<Batch> {
+    let limit: NodeJS.Timeout | undefined;
     const line = await new Promise<string>((resolve, reject) => {
+      limit = setTimeout(
+        () => reject(new Error(`${this.#name} gave no answer in ${LONGEST_BATCH_MS} ms`)),
+        LONGEST_BATCH_MS,
+      );
       this.#waiting = resolve;
       this.#failed = reject;
       this.#child.stdin?.write(`${count} ${stamped ? 1 : 0}\n`);
       if (this.#child.exitCode !== null) this.#child.emit('close', this.#child.exitCode);
     });
+    clearTimeout(limit);
     const [cpu = Number.NaN, wall = Number.NaN, p50 = Number.NaN, p99 = Number.NaN, khz = Number.NaN] = line
       .split(' ')
       .map(Number);
