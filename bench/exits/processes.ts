@@ -96,23 +96,24 @@ export class SubjectProcess implements Disposable {
 
   /** @throws Error with the process's last words when it ended */
   async batch(count: number, stamped: boolean): Promise<Batch> {
-    let limit: NodeJS.Timeout | undefined;
-    const line = await new Promise<string>((resolve, reject) => {
-      limit = setTimeout(
-        () => reject(new Error(`${this.#name} gave no answer in ${LONGEST_BATCH_MS} ms`)),
-        LONGEST_BATCH_MS,
-      );
+    const answer = new Promise<string>((resolve, reject) => {
       this.#waiting = resolve;
       this.#failed = reject;
+    });
+    const late = new Error(`${this.#name} gave no answer in ${LONGEST_BATCH_MS} ms`);
+    const limit = setTimeout(() => this.#failed?.(late), LONGEST_BATCH_MS);
+    try {
       this.#child.stdin?.write(`${count} ${stamped ? 1 : 0}\n`);
       if (this.#child.exitCode !== null) this.#child.emit('close', this.#child.exitCode);
-    });
-    clearTimeout(limit);
-    const [cpu = Number.NaN, wall = Number.NaN, p50 = Number.NaN, p99 = Number.NaN, khz = Number.NaN] = line
-      .split(' ')
-      .map(Number);
-    this.tscKhz = khz;
-    return { cpu, wall, p50, p99 };
+      const line = await answer;
+      const [cpu = Number.NaN, wall = Number.NaN, p50 = Number.NaN, p99 = Number.NaN, khz = Number.NaN] = line
+        .split(' ')
+        .map(Number);
+      this.tscKhz = khz;
+      return { cpu, wall, p50, p99 };
+    } finally {
+      clearTimeout(limit);
+    }
   }
 
   [Symbol.dispose](): void {
