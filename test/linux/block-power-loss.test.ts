@@ -199,7 +199,8 @@ describe.skipIf(noKvm)('power loss', () => {
           const due = kept.filter((row) => row.disk === disk.name && row.moment <= cut);
           expect(damage(await survivor(disk, cut, random, true), due), `${disk.name}, cut ${cut}`).toBeUndefined();
           // Twenty of them also as if the device had answered FLUSH without doing anything.
-          if (i % (CUTS / 20) === 0 && damage(await survivor(disk, cut, random, false), due) !== undefined) withoutSync++;
+          if (i % (CUTS / 20) === 0 && damage(await survivor(disk, cut, random, false), due) !== undefined)
+            withoutSync++;
         }
       }
       expect(withoutSync).toBeGreaterThan(4);
