@@ -92,6 +92,8 @@ function useDevice(script: Script, hands: DriverHands & { readonly base: number 
 async function expectNeedsReset({ script, hands, victim, warnings, run }: Kit, reason: RegExp): Promise<void> {
   script.add('waitBits', hands.base + REG.Status, STATUS.DEVICE_NEEDS_RESET);
   const status = script.read(hands.base + REG.Status);
+  // The notification comes "after it sets DEVICE_NEEDS_RESET": a driver that polls sees the status first.
+  script.add('waitBits', hands.base + REG.InterruptStatus, INTERRUPT.CONFIGURATION_CHANGE);
   const interrupts = script.read(hands.base + REG.InterruptStatus);
   script.repeat(hands.base + REG.QueueNotify, 0, 100);
   hands.write(REG.Status, 0);
