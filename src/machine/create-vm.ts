@@ -1,8 +1,8 @@
 // Puts a machine together from its configuration: checks, VM, memory, devices, vCPU threads, and the loaded image.
 // The only place that knows all parts. KVM API 4.2, 4.24, 4.35, 4.36, 4.40, 4.71 in the order that KVM wants.
-import { closeSync, openSync, readSync } from 'node:fs';
 import { checkBoot, loadImage } from '../boot/load-image.js';
 import type { BootRequest } from '../boot/request.js';
+import { randomBytes } from '../devices/backend/random-source.js';
 import type { VirtioDevice } from '../devices/virtio/device.js';
 import { MmioBack } from '../devices/virtio/mmio-back.js';
 import { QUEUE_NOTIFY } from '../devices/virtio/mmio-front.js';
@@ -67,7 +67,7 @@ export async function createVm(config: VmConfig): Promise<Vm> {
     );
     const words = [complete.appendQuirkOptions ? quirkOptions : '', ...deviceWords(slots, complete.firmware)];
     const devices = slots.map(({ base, gsi }) => ({ base, size: VIRTIO_MMIO_STRIDE, gsi }));
-    const request = { ...bootRequest(complete, words), devices, rngSeed: randomSeed() };
+    const request = { ...bootRequest(complete, words), devices, rngSeed: randomBytes(RNG_SEED_BYTES) };
     // What was added may have made the command line too long.
     if (words.some((word) => word !== '')) checkBoot(bytes, request);
     const kvm = createKvmVm(system, memory);
@@ -150,18 +150,6 @@ function withWords(cmdline: string, words: readonly string[]): string {
 
 function warner({ onWarning }: CompleteConfig): (message: string) => void {
   return onWarning ?? (() => undefined);
-}
-
-// Not node:crypto: loading it takes longer than everything else about a seed.
-function randomSeed(): Uint8Array {
-  const seed = new Uint8Array(RNG_SEED_BYTES);
-  const fd = openSync('/dev/urandom', 'r');
-  try {
-    readSync(fd, seed);
-  } finally {
-    closeSync(fd);
-  }
-  return seed;
 }
 
 function createKvmVm(system: System, memory: GuestMemory): VmFd {

@@ -1,6 +1,6 @@
 // What the network parts know of Ethernet: addresses and sizes.
 // IEEE 802.3 clause 3; VIRTIO 1.2 §5.1.4 (mac).
-import { randomBytes } from 'node:crypto';
+import { randomBytes } from './random-source.js';
 
 /** Destination address, source address, type. */
 export const ETHERNET_HEADER = 14;
@@ -29,7 +29,7 @@ export function formatMac(mac: Uint8Array): string {
 
 /** A locally administered address of one station. */
 export function randomMac(): Uint8Array {
-  const mac = new Uint8Array(randomBytes(MAC_BYTES));
+  const mac = randomBytes(MAC_BYTES);
   mac[0] = ((mac[0] as number) & 0xfc) | 0x02;
   return mac;
 }
