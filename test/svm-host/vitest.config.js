@@ -1,6 +1,7 @@
 // How the tests run on the SVM host (test/svm-host/suite): those whose outcome depends on the host's KVM, one file at a time.
 // A processor there is some ten times slower, so limits of time are ten times longer; no test asserts speed.
 import base from '../../vitest.config.js';
+import { Dealer } from './dealer.js';
 
 export default {
   test: {
@@ -13,6 +14,7 @@ export default {
     testTimeout: 600_000,
     hookTimeout: 600_000,
     cache: false,
+    sequence: { sequencer: Dealer },
     // A test a line as it ends: a run takes minutes, and one that hangs must show where.
     reporters: ['verbose', './dist/test/support/closing-line.js'],
   },
