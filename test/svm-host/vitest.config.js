@@ -8,7 +8,8 @@ export default {
     ...base.test,
     include: ['dist/test/{kvm,linux}/**/*.test.js'],
     // The command's options, messages and terminal are the same on every host; test/linux has the command with a guest.
-    exclude: ['dist/test/kvm/cli*.test.js'],
+    // A benchmark measures QEMU here, and takes a third of all the time for it.
+    exclude: ['dist/test/kvm/{cli*,exits-bench}.test.js'],
     pool: 'forks',
     maxWorkers: 1,
     testTimeout: 600_000,
