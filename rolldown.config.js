@@ -4,9 +4,8 @@ export default {
   input: {
     'cli/main': 'dist/src/cli/main.js',
     'lib/index': 'dist/src/index.js',
-    // Loaded by their URLs: the vCPU thread, and the board that it builds.
-    'vcpu/worker': 'dist/src/vcpu/worker.js',
-    'machine/board': 'dist/src/machine/board.js',
+    // Loaded by its URL: the vCPU thread.
+    'machine/vcpu-worker': 'dist/src/machine/vcpu-worker.js',
     // Loaded by the modules of users' devices, in each vCPU thread: by itself, for the library takes forty milliseconds.
     'devices/user-device': 'dist/src/devices/user-device.js',
   },

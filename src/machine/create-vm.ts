@@ -96,7 +96,6 @@ export async function createVm(config: VmConfig): Promise<Vm> {
       locks: new SharedArrayBuffer(LOCK_WORDS * 4),
       vmFd: kvm.fd,
       memory: memory.share(),
-      boardModule: new URL('../machine/board.js', import.meta.url).href,
       board: data,
     };
     const threads = statistics.map(
