@@ -24,6 +24,7 @@ import { closeBoardFds, createBoard, createBoardFds, legacyDevices, type Board, 
 import { completeConfig, type CompleteConfig, type VmConfig } from './config.js';
 import { connectConsoles, serialOverflow } from './consoles.js';
 import { hostQuirks } from './host-quirks.js';
+import { withWords } from './kernel-words.js';
 import { Marks } from './marks.js';
 import { checkInterrupts, loadUserDevices } from './user-devices.js';
 import { VcpuThread } from './vcpu-thread.js';
@@ -138,13 +139,6 @@ function bootRequest(config: CompleteConfig, words: readonly string[] = []): Boo
     cpus,
     firmware,
   };
-}
-
-/** Adds words to a kernel command line, before ` -- `: what follows that belongs to init. */
-function withWords(cmdline: string, words: readonly string[]): string {
-  const at = ` ${cmdline} `.indexOf(' -- ');
-  const [kernel, init] = at < 0 ? [cmdline, ''] : [cmdline.slice(0, at).trimEnd(), cmdline.slice(at)];
-  return [kernel, ...words, init].filter((word) => word !== '').join(' ');
 }
 
 function warner({ onWarning }: CompleteConfig): (message: string) => void {
