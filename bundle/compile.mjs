@@ -4,7 +4,6 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { setFlagsFromString } from 'node:v8';
 import { Script } from 'node:vm';
-import { wrap } from './launch.cjs';
 
 const ROOT = fileURLToPath(new URL('../dist/bundle/', import.meta.url));
 /** Folders of joined files. */
@@ -24,7 +23,7 @@ const files = joinedFiles().filter((file) => file.endsWith('.js'));
 setFlagsFromString('--no-lazy');
 const scripts = files.map((filename) => ({
   filename,
-  script: new Script(wrap(readFileSync(filename, 'utf8')), { filename }),
+  script: new Script(readFileSync(filename, 'utf8'), { filename }),
 }));
 // The flags are part of the cache, and must be those of the process that takes it.
 setFlagsFromString('--lazy');

@@ -6,11 +6,6 @@ const { createRequire } = require('node:module');
 const path = require('node:path');
 const { constants, Script } = require('node:vm');
 
-/** As Node wraps a CommonJS file. */
-function wrap(code) {
-  return `(function (exports, require, module, __filename, __dirname) { ${code}\n})`;
-}
-
 /** The compiled code of `file`; undefined when there is none, or only that of an earlier build. */
 function readCache(file) {
   try {
@@ -33,7 +28,7 @@ function launch(main) {
     if (loaded !== undefined) return loaded.exports;
     const module = { exports: {} };
     modules.set(file, module);
-    const script = new Script(wrap(readFileSync(file, 'utf8')), {
+    const script = new Script(readFileSync(file, 'utf8'), {
       filename: file,
       cachedData: readCache(file),
       importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER,
@@ -46,5 +41,4 @@ function launch(main) {
   return load(main);
 }
 
-exports.wrap = wrap;
 exports.launch = launch;

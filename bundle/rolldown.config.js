@@ -20,7 +20,10 @@ function entry(input, folder, starter) {
     input: { main: `dist/src/${input}.js` },
     platform: 'node',
     external: [/^node:/, 'koffi', 'iced-x86'],
-    plugins: [{ name: 'starter', generateBundle: starter }],
+    plugins: [
+      { name: 'wrap', generateBundle: wrap },
+      { name: 'starter', generateBundle: starter },
+    ],
     output: {
       dir: 'dist/bundle',
       format: 'cjs',
@@ -29,6 +32,19 @@ function entry(input, folder, starter) {
       chunkFileNames: `${folder}/[name].js`,
     },
   };
+}
+
+/**
+ * Makes each file the function that launch.cjs calls, as Node wraps a CommonJS file. In ASCII: one character outside
+ * Latin-1, even in a comment, and V8 keeps all of the file in 16 bits a character, in every thread.
+ */
+function wrap(_options, bundle) {
+  const escape = (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
+  for (const file of Object.values(bundle))
+    if (file.type === 'chunk') {
+      const code = file.code.replaceAll(/[^\0-\x7f]/g, escape);
+      file.code = `(function (exports, require, module, __filename, __dirname) { ${code}\n})`;
+    }
 }
 
 function emit(files) {

@@ -27,10 +27,9 @@ describe('dist/bundle', () => {
     // In a process without the flags of a test runner.
     const check = `
       const { readFileSync } = require('node:fs');
-      const { wrap } = require(${JSON.stringify(join(BUNDLE, 'launch.js'))});
       for (const file of process.argv.slice(1)) {
         const cachedData = readFileSync(file + '.cache');
-        const script = new (require('node:vm').Script)(wrap(readFileSync(file, 'utf8')), { cachedData });
+        const script = new (require('node:vm').Script)(readFileSync(file, 'utf8'), { cachedData });
         if (script.cachedDataRejected) console.log(file);
       }`;
     expect(execFileSync(process.execPath, ['-e', check, ...files]).toString()).toBe('');
@@ -53,12 +52,11 @@ describe('launch', () => {
   }
 
   it('runs a file, and each that it requires once', () => {
-    writeFileSync(
-      join(directory, 'part.js'),
-      'exports.times = (globalThis.launches = (globalThis.launches ?? 0) + 1);',
-    );
-    writeFileSync(
-      join(directory, 'main.js'),
+    const write = (name: string, code: string): void =>
+      writeFileSync(join(directory, name), `(function (exports, require, module, __filename) { ${code} })`);
+    write('part.js', 'exports.times = (globalThis.launches = (globalThis.launches ?? 0) + 1);');
+    write(
+      'main.js',
       "module.exports = [require('./part.js').times, require('./part.js').times, require('node:path').sep, __filename];",
     );
     expect(launched('main.js')).toEqual([1, 1, '/', join(directory, 'main.js')]);
@@ -68,11 +66,10 @@ describe('launch', () => {
     const file = join(directory, 'text.js');
     // V8 tells sources apart by their lengths: of an earlier build it would run the old code.
     const compile = `
-      const { wrap } = require(${JSON.stringify(join(directory, 'launch.cjs'))});
       const { Script } = require('node:vm');
-      require('node:fs').writeFileSync(process.argv[1] + '.cache', new Script(wrap('exports.is = "old";')).createCachedData());`;
+      require('node:fs').writeFileSync(process.argv[1] + '.cache', new Script('(function (exports) { exports.is = "old"; })').createCachedData());`;
     execFileSync(process.execPath, ['-e', compile, file]);
-    writeFileSync(file, 'exports.is = "new";');
+    writeFileSync(file, '(function (exports) { exports.is = "new"; })');
     utimesSync(`${file}.cache`, new Date(0), new Date(0));
     expect(launched('text.js')).toEqual({ is: 'new' });
     writeFileSync(`${file}.cache`, 'no cache');
