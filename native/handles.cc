@@ -84,10 +84,12 @@ void VcpuHandle::Close(napi_env env) {
 }
 
 napi_value WrapFd(napi_env env, Kind kind, int fd, FdHandle **created) {
-  auto *handle = new FdHandle{kind, fd, 1, {}};
+  auto *handle = new FdHandle{kind, fd, 1, {}, 0};
   if (created) *created = handle;
   return Wrap(env, handle, kFdTag, [](napi_env env, void *data, void *) {
     auto *handle = static_cast<FdHandle *>(data);
+    int64_t total;
+    napi_adjust_external_memory(env, -handle->weight, &total);
     // Also when a function still refers to it: the object that a person would close is gone.
     handle->Close(env);
     handle->Release(env);

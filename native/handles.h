@@ -21,6 +21,7 @@ struct FdHandle {
   int fd;              // -1 once closed
   int references = 1;  // the handle, and for an eventfd the function that signals it
   std::map<uint32_t, napi_ref> slots;
+  int64_t weight = 0;  // bytes that V8 believes to go with the object
 
   void Close(napi_env env);
   void Release(napi_env env);

@@ -81,9 +81,12 @@ export const MULTIBOOT_INFO_FLAGS = {
 
 /** The header, or undefined when there is none. @param start the first MULTIBOOT_SEARCH bytes of the file */
 export function findMultiboot(start: Uint8Array): MultibootHeader | undefined {
+  const view = new DataView(start.buffer, start.byteOffset, start.byteLength);
   for (let offset = 0; offset + basic.size <= Math.min(start.byteLength, MULTIBOOT_SEARCH); offset += 4) {
+    // Looked at first: decoding each of some two thousand places takes milliseconds.
+    if (view.getUint32(offset, true) !== MULTIBOOT_HEADER_MAGIC) continue;
     const { magic, flags, checksum } = basic.decode(start.subarray(offset));
-    if (magic === MULTIBOOT_HEADER_MAGIC && ((magic + flags + checksum) & 0xffff_ffff) === 0) return { offset, flags };
+    if (((magic + flags + checksum) & 0xffff_ffff) === 0) return { offset, flags };
   }
   return undefined;
 }

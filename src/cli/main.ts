@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 // The `microvisor` command: finds the verb, runs it, and turns every error into one sentence and a status.
 // Our own; verbs are loaded when they are used, so that a VM starts as soon as it can.
 import { readFileSync, writeSync } from 'node:fs';
@@ -81,5 +80,4 @@ async function main(argv: readonly string[]): Promise<void> {
   }
 }
 
-await main(process.argv.slice(2));
-setTimeout(() => process.exit(), LEFTOVER_MS).unref();
+void main(process.argv.slice(2)).then(() => setTimeout(() => process.exit(), LEFTOVER_MS).unref());

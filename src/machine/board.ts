@@ -139,7 +139,7 @@ export function createBoard(plan: BoardPlan, fds: BoardFds): { board: Board; dat
   };
 }
 
-/** BoardModule for the vCPU threads. */
+/** BuildVcpuBuses. */
 export async function buildVcpuBuses(data: unknown, wait: OwnerWait, index: number): Promise<VcpuBuses> {
   const { registers, irqFds, ownerFds, eventFd, ...rest } = data as BoardData;
   const plan = { ...rest, user: await reloadUserDevices(rest.user) };

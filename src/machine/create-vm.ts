@@ -24,6 +24,7 @@ import { closeBoardFds, createBoard, createBoardFds, legacyDevices, type Board, 
 import { completeConfig, type CompleteConfig, type VmConfig } from './config.js';
 import { connectConsoles, serialOverflow } from './consoles.js';
 import { hostQuirks } from './host-quirks.js';
+import { withWords } from './kernel-words.js';
 import { Marks } from './marks.js';
 import { checkInterrupts, loadUserDevices } from './user-devices.js';
 import { VcpuThread } from './vcpu-thread.js';
@@ -96,7 +97,6 @@ export async function createVm(config: VmConfig): Promise<Vm> {
       locks: new SharedArrayBuffer(LOCK_WORDS * 4),
       vmFd: kvm.fd,
       memory: memory.share(),
-      boardModule: new URL('../machine/board.js', import.meta.url).href,
       board: data,
     };
     const threads = statistics.map(
@@ -139,13 +139,6 @@ function bootRequest(config: CompleteConfig, words: readonly string[] = []): Boo
     cpus,
     firmware,
   };
-}
-
-/** Adds words to a kernel command line, before ` -- `: what follows that belongs to init. */
-function withWords(cmdline: string, words: readonly string[]): string {
-  const at = ` ${cmdline} `.indexOf(' -- ');
-  const [kernel, init] = at < 0 ? [cmdline, ''] : [cmdline.slice(0, at).trimEnd(), cmdline.slice(at)];
-  return [kernel, ...words, init].filter((word) => word !== '').join(' ');
 }
 
 function warner({ onWarning }: CompleteConfig): (message: string) => void {

@@ -33,10 +33,11 @@ export class VcpuThread {
   #threadId: number | undefined;
   #nextCall = 0;
 
-  constructor(data: Omit<VcpuWorkerData, 'control'>) {
+  /** @param entry the thread's first module, which calls runVcpuThread */
+  constructor(data: Omit<VcpuWorkerData, 'control'>, entry = new URL('../machine/vcpu-worker.js', import.meta.url)) {
     const control = new SharedArrayBuffer(CONTROL_WORDS * 4);
     this.#control = new Int32Array(control);
-    this.#worker = new Worker(new URL('../vcpu/worker.js', import.meta.url), {
+    this.#worker = new Worker(entry, {
       workerData: { ...data, control } satisfies VcpuWorkerData,
       name: `vCPU ${data.index}`,
       // The run loop allocates nothing per exit: a small young generation keeps the thread's own memory low, and a

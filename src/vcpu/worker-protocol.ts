@@ -6,11 +6,11 @@ import type { VcpuState } from './dump.js';
 import type { ExitBus, MmioExitBus } from './exit-bus.js';
 import type { VcpuStop } from './stop.js';
 
-/** The floor above builds the buses: the worker loads its module and calls this with the board's description. */
-export interface BoardModule {
-  /** @param index the vCPU's; 0 is the boot processor */
-  readonly buildVcpuBuses: (board: unknown, wait: OwnerWait, index: number) => VcpuBuses | Promise<VcpuBuses>;
-}
+/**
+ * The floor above builds the buses, from the board's description.
+ * @param index the vCPU's; 0 is the boot processor
+ */
+export type BuildVcpuBuses = (board: unknown, wait: OwnerWait, index: number) => VcpuBuses | Promise<VcpuBuses>;
 
 /** How a device on this thread waits for the owner. */
 export interface OwnerWait {
@@ -54,8 +54,7 @@ export interface VcpuWorkerData extends VcpuAssembly {
   readonly memory: SharedGuestMemory;
   /** CONTROL_WORDS words of 32 bits. */
   readonly control: SharedArrayBuffer;
-  /** URL of a BoardModule. */
-  readonly boardModule: string;
+  /** For BuildVcpuBuses. */
   readonly board: unknown;
 }
 

@@ -1,6 +1,6 @@
 // The vCPU thread: creates its vCPU, parks until told to run, and runs the loop of vcpu.ts until it is told to stop.
 // KVM API 4.7: a vCPU's ioctls should come from the thread that created it, so everything about it happens here.
-import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { GuestMemory } from '../memory/guest-memory.js';
 import { KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED } from '../kvm/abi.js';
 import { threadId } from '../kvm/host-memory.js';
@@ -11,46 +11,61 @@ import { VCPU_CALLS, type VcpuCallName } from './calls.js';
 import { captureState } from './dump.js';
 import { assembleVcpu } from './assemble.js';
 import type { VcpuStop } from './stop.js';
-import type { BoardModule, FromWorker, ToWorker, VcpuWorkerData } from './worker-protocol.js';
+import type { BuildVcpuBuses, FromWorker, OwnerWait, ToWorker, VcpuWorkerData } from './worker-protocol.js';
 import type { Vcpu } from './vcpu.js';
 
 const RFLAGS_IF = 1n << 9n;
 /** A vCPU that waits for its owner sees a stop within this time. */
 const STOP_LATENCY_MS = 2;
 
-const port = parentPort;
-if (port === null) throw new Error('worker.js is the entry of a vCPU thread; it does nothing on the main thread');
-const tell = (message: FromWorker): void => port.postMessage(message);
+/** The owner's end of a vCPU thread: its command word, and its messages. */
+interface Owner {
+  /** CONTROL_WORDS words. */
+  readonly control: Int32Array;
+  readonly port: MessagePort;
+}
 
-const data = workerData as VcpuWorkerData;
-const control = new Int32Array(data.control);
-const { buildVcpuBuses } = (await import(data.boardModule)) as BoardModule;
-const buses = await buildVcpuBuses(data.board, { until }, data.index);
+/** What a parked vCPU answers about. */
+interface Served {
+  readonly vcpu: Vcpu;
+  readonly memory: GuestMemory;
+}
 
-using vm = VmFd.adopt(data.vmFd);
-using fd = vm.createVcpu(data.index);
-const memory = GuestMemory.attach(data.memory);
-const { vcpu, assist } = assembleVcpu(fd, memory, buses, data);
-tell({ type: 'ready', token: fd.becomeRunner(), threadId: threadId() });
+/**
+ * The life of a vCPU thread, from `workerData` to its exit: what the entry module of such a thread calls, once.
+ * @param buildVcpuBuses the devices, which the floor above knows
+ */
+export async function runVcpuThread(buildVcpuBuses: BuildVcpuBuses): Promise<void> {
+  if (parentPort === null) throw new Error('a vCPU thread has an owner; this is the main thread');
+  const data = workerData as VcpuWorkerData;
+  const owner: Owner = { control: new Int32Array(data.control), port: parentPort };
+  const wait: OwnerWait = { until: (words, index, expected) => until(owner, words, index, expected) };
+  const buses = await buildVcpuBuses(data.board, wait, data.index);
 
-const stop = serve(vcpu, control);
-const failed = stop.kind !== 'kicked' && stop.kind !== 'pending';
-const capture = failed || commandOf(control) === COMMAND.STOP_AND_CAPTURE;
-if (!failed) vcpu.completePending();
-tell({
-  type: 'stopped',
-  stop,
-  ...(capture ? { state: captureState(fd, memory) } : {}),
-  ...(assist?.failure === undefined ? {} : { unassisted: assist.failure }),
-});
-// A user's module may have left a timer or a socket behind, which would hold the thread.
-setImmediate(() => process.exit());
+  using vm = VmFd.adopt(data.vmFd);
+  using fd = vm.createVcpu(data.index);
+  const memory = GuestMemory.attach(data.memory);
+  const { vcpu, assist } = assembleVcpu(fd, memory, buses, data);
+  tell(owner, { type: 'ready', token: fd.becomeRunner(), threadId: threadId() });
+
+  const stop = serve({ vcpu, memory }, owner);
+  const failed = stop.kind !== 'kicked' && stop.kind !== 'pending';
+  const capture = failed || commandOf(owner) === COMMAND.STOP_AND_CAPTURE;
+  if (!failed) vcpu.completePending();
+  tell(owner, {
+    type: 'stopped',
+    stop,
+    ...(capture ? { state: captureState(fd, memory) } : {}),
+    ...(assist?.failure === undefined ? {} : { unassisted: assist.failure }),
+  });
+  // A user's module may have left a timer or a socket behind, which would hold the thread.
+  setImmediate(() => process.exit());
+}
 
 /** OwnerWait. A pause waits with it, since a vCPU parks between two instructions only; a stop does not. */
-function until(words: Int32Array<SharedArrayBuffer>, index: number, expected: number): boolean {
+function until(owner: Owner, words: Int32Array<SharedArrayBuffer>, index: number, expected: number): boolean {
   while (Atomics.load(words, index) === expected) {
-    const command = commandOf(control);
-    if (command === COMMAND.STOP || command === COMMAND.STOP_AND_CAPTURE) return false;
+    if (isStop(commandOf(owner))) return false;
     // One cannot wait for two words: the command is looked at between short waits.
     Atomics.wait(words, index, expected, STOP_LATENCY_MS);
   }
@@ -58,67 +73,78 @@ function until(words: Int32Array<SharedArrayBuffer>, index: number, expected: nu
 }
 
 /** Obeys the command word until a stop: parks, runs, answers probes. */
-function serve(vcpu: Vcpu, control: Int32Array): VcpuStop {
+function serve(served: Served, owner: Owner): VcpuStop {
+  const { vcpu } = served;
+  const { control } = owner;
   for (;;) {
-    const command = commandOf(control);
-    if (command === COMMAND.STOP || command === COMMAND.STOP_AND_CAPTURE) return { kind: 'kicked' };
+    const command = commandOf(owner);
+    if (isStop(command)) return { kind: 'kicked' };
     if (Atomics.exchange(control, CONTROL.PROBE, 0) === 1) {
       Atomics.store(control, CONTROL.LIVENESS, livenessOf(vcpu.fd));
       Atomics.add(control, CONTROL.PROBES, 1);
     }
-    if (command === COMMAND.PARK) park(vcpu, control);
+    if (command === COMMAND.PARK) park(served, owner);
     else {
       const stop = vcpu.run();
-      if (stop.kind === 'pending') awaitStop(control);
+      if (stop.kind === 'pending') awaitStop(owner);
       if (stop.kind !== 'kicked') return stop;
     }
   }
 }
 
 /** The owner hears of the device's request by itself; its answer says whether it wants the registers. */
-function awaitStop(control: Int32Array): void {
+function awaitStop(owner: Owner): void {
+  const { control } = owner;
   for (;;) {
     const doorbell = Atomics.load(control, CONTROL.DOORBELL);
-    const command = commandOf(control);
-    if (command === COMMAND.STOP || command === COMMAND.STOP_AND_CAPTURE) return;
+    if (isStop(commandOf(owner))) return;
     Atomics.wait(control, CONTROL.DOORBELL, doorbell);
   }
 }
 
 /** Waits, and answers calls about the registers, until the command is no longer PARK. */
-function park(vcpu: Vcpu, control: Int32Array): void {
-  vcpu.completePending();
+function park(served: Served, owner: Owner): void {
+  const { control } = owner;
+  served.vcpu.completePending();
   let told: number | undefined;
   for (;;) {
     // Loaded before the messages and the command are looked at: what comes after it ends the wait at once.
     const doorbell = Atomics.load(control, CONTROL.DOORBELL);
-    for (let next = receive(); next !== undefined; next = receive()) answer(next);
+    for (let next = receive(owner); next !== undefined; next = receive(owner)) tell(owner, answer(served, next));
     const command = Atomics.load(control, CONTROL.COMMAND);
     if ((command & COMMAND_MASK) !== COMMAND.PARK) return;
-    if (command !== told) tell({ type: 'parked', command });
+    if (command !== told) tell(owner, { type: 'parked', command });
     told = command;
     Atomics.wait(control, CONTROL.DOORBELL, doorbell);
   }
 }
 
-function commandOf(control: Int32Array): number {
+function commandOf({ control }: Owner): number {
   return Atomics.load(control, CONTROL.COMMAND) & COMMAND_MASK;
 }
 
-function receive(): ToWorker | undefined {
-  return receiveMessageOnPort(port as NonNullable<typeof port>)?.message;
+function isStop(command: number): boolean {
+  return command === COMMAND.STOP || command === COMMAND.STOP_AND_CAPTURE;
 }
 
-function answer({ id, call, argument }: ToWorker): void {
+function receive({ port }: Owner): ToWorker | undefined {
+  return receiveMessageOnPort(port)?.message;
+}
+
+function tell({ port }: Owner, message: FromWorker): void {
+  port.postMessage(message);
+}
+
+function answer({ vcpu, memory }: Served, { id, call, argument }: ToWorker): FromWorker {
   try {
     const serveCall = VCPU_CALLS[call as VcpuCallName] as (
       fd: VcpuFd,
       memory: GuestMemory,
       argument: unknown,
     ) => unknown;
-    tell({ type: 'answer', id, value: serveCall(fd, memory, argument) });
+    return { type: 'answer', id, value: serveCall(vcpu.fd, memory, argument) };
   } catch (error) {
-    tell({ type: 'answer', id, error: error instanceof Error ? error.message : String(error) });
+    return { type: 'answer', id, error: error instanceof Error ? error.message : String(error) };
   }
 }
 

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync, existsSync } from 'no
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { groupMembers, microvisor, start, type Ended } from '../support/cli.js';
+import { groupMembers, MAIN, microvisor, start, type Ended } from '../support/cli.js';
 import * as guests from '../support/flat-guests.js';
 import { noKvm } from '../support/kvm.js';
 
@@ -206,9 +206,8 @@ describe.skipIf(noKvm)(
       const words = flat(guests.SPIN).map((word) => `'${word}'`);
       const script = `"$0" "$1" ${words.join(' ')} & sleep 1; kill -TERM $!; wait $!; echo $?`;
       const { execPath } = process;
-      const main = new URL('../../src/cli/main.js', import.meta.url).pathname;
       expect(
-        execFileSync('bash', ['-c', script, execPath, main], { encoding: 'utf8', stdio: ['pipe', 'pipe', 'ignore'] }),
+        execFileSync('bash', ['-c', script, execPath, MAIN], { encoding: 'utf8', stdio: ['pipe', 'pipe', 'ignore'] }),
       ).toBe('143\n');
     });
 

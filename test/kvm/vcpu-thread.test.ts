@@ -18,7 +18,7 @@ async function runWith(board: 'throws' | 'hoards'): Promise<VcpuEnd> {
   vm.createIrqchip();
   vm.setUserMemoryRegion({ slot: 0, guestPhysAddr: 0, memory: memory.window(0, 0x1_0000) });
   memory.write(0x7c00, OUT);
-  const thread = new VcpuThread({
+  const data = {
     index: 0,
     cpus: 1,
     supportedCpuid: system.supportedCpuid(),
@@ -28,9 +28,9 @@ async function runWith(board: 'throws' | 'hoards'): Promise<VcpuEnd> {
     locks: new SharedArrayBuffer(LOCK_WORDS * 4),
     vmFd: vm.fd,
     memory: memory.share(),
-    boardModule: new URL('../support/failing-boards.js', import.meta.url).href,
     board,
-  });
+  };
+  const thread = new VcpuThread(data, new URL('../support/failing-boards.js', import.meta.url));
   await thread.ready;
   const segment = { base: 0n, selector: 0 };
   await thread.call('applyBootState', { regs: { rip: 0x7c00n }, sregs: { cs: segment } });

@@ -3,8 +3,8 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
-/** The compiled command. */
-export const MAIN = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+/** The command as it is installed. */
+export const MAIN = fileURLToPath(new URL('../../bundle/cli/main.js', import.meta.url));
 
 export interface Ended {
   /** Null when a signal ended it. */

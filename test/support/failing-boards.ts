@@ -1,8 +1,9 @@
-// Boards whose port handler breaks its word not to throw, for the tests of what becomes of a vCPU thread then.
+// The entry of a vCPU thread whose port handler breaks its word not to throw, for the tests of what becomes of it.
+import { runVcpuThread } from '../../src/vcpu/worker.js';
 import type { VcpuBuses } from '../../src/vcpu/worker-protocol.js';
 
-/** BoardModule; `board` says what a port write does. */
-export function buildVcpuBuses(board: unknown): VcpuBuses {
+/** BuildVcpuBuses; `board` says what a port write does. */
+function buildVcpuBuses(board: unknown): VcpuBuses {
   const hoard: unknown[] = [];
   const misdeeds: Readonly<Record<string, () => void>> = {
     throws: () => {
@@ -16,3 +17,5 @@ export function buildVcpuBuses(board: unknown): VcpuBuses {
   const quiet = { read: () => 0, write: () => undefined, readLow: () => 0, writeLow: () => undefined };
   return { pio: { read: () => 0, write: () => misdeed?.() }, mmio: quiet, pending: new Int32Array(1) };
 }
+
+void runVcpuThread(buildVcpuBuses);

@@ -13,12 +13,11 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { createDisk, type DiskRequest } from '../../../src/cli/disk-create.js';
+import { MAIN } from '../../support/cli.js';
 import { programsMissing } from '../../support/programs.js';
 
-const MAIN = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));
 const MIB = 2 ** 20;
 const PATH = `${process.env['PATH'] ?? ''}:/sbin:/usr/sbin`;
 

@@ -1,9 +1,7 @@
 // The command line as a person types it, without a VM: help, version, and one sentence for everything else.
 import { spawnSync } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
-
-const MAIN = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));
+import { MAIN } from '../../support/cli.js';
 
 function microvisor(...words: readonly string[]): { status: number | null; stdout: string; stderr: string } {
   return spawnSync(process.execPath, [MAIN, ...words], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
