@@ -96,19 +96,20 @@ function dispatchAlone(reason: number): () => unknown {
     u32[AT.mmio.len >> 2] = 4;
     u8[AT.mmio.is_write] = 1;
   }
-  const pending = new Int32Array(1);
+  const pending = new Int32Array(new SharedArrayBuffer(4));
   let left = 0;
   const enter = (): void => {
+    untimed[0] = (untimed[0] as number) - 1;
     if (--left === 0) pending[0] = 1;
   };
-  const { run, stamps, lastErrno, id } = fd;
+  const { run, stamps, untimed, lastErrno, id } = fd;
   const pio = Bus.ports();
   const mmio = Bus.mmio();
   const registers = registerRows();
   pio.attach(GUEST.port, 1, registers);
   mmio.attach(GUEST.mmio, 0x200, registers);
   const statistics = new ExitStatistics(ExitStatistics.allocate());
-  const stub = { run, stamps, lastErrno, id, enter } as unknown as VcpuFd;
+  const stub = { run, stamps, untimed, lastErrno, id, enter, now: () => 0 } as unknown as VcpuFd;
   const vcpu = new Vcpu({ fd: stub, pio, mmio, pending, statistics });
   return () => {
     left = CALLS;

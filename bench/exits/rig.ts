@@ -70,7 +70,7 @@ export class Rig {
   readonly #system = System.open();
   readonly #vm: VmFd;
   readonly #memory: GuestMemory;
-  readonly #pending = new Int32Array(1);
+  readonly #pending = new Int32Array(new SharedArrayBuffer(4));
   readonly #vcpu: Vcpu;
   readonly #options: RigOptions;
   readonly #answers: Answers | undefined;

@@ -1,7 +1,7 @@
 // The two buses of the machine, I/O ports and MMIO: who serves an address, and what nobody's address reads as.
 // Intel SDM vol. 1 §19 (I/O address space: ports, sizes, alignment); vol. 3A §12 (memory-mapped I/O).
 import { LOW_END, PageTable, PortTable, type AddressTable } from './address-table.js';
-import { signedMask, valueMask } from './value-mask.js';
+import { valueMask } from './value-mask.js';
 
 /**
  * Serves a range of ports or of guest-physical addresses; it sees offsets only.
@@ -38,6 +38,13 @@ export type OnUnclaimed = (address: number, size: number, isWrite: boolean) => v
 export class Bus {
   /** How many accesses nobody served, on this thread. An access counts once, however many bytes it has. */
   unclaimed = 0;
+  /**
+   * As `read`, below 4 GiB.
+   * @param address as a signed 32-bit integer: an unsigned one from 2^31 on is a box of its own to the compiler
+   */
+  readonly readLow: (address: number, size: number) => number;
+  /** As `write`, below 4 GiB. @param address as a signed 32-bit integer @param value signed or unsigned */
+  readonly writeLow: (address: number, size: number, value: number) => void;
   readonly #space: string;
   readonly #limit: number;
   readonly #table: AddressTable;
@@ -52,6 +59,35 @@ export class Bus {
     this.#limit = limit;
     this.#table = table;
     this.#onUnclaimed = onUnclaimed;
+    // Constants that the functions close over: the run loop is compiled for them.
+    const owners = table;
+    const claims = this.#claims;
+    // Whoever was asked last is usually asked again: a range in two compares instead of a look-up.
+    let last = claims[0] as Claim;
+    this.readLow = (address, size) => {
+      let offset = (address - last.base) | 0;
+      if (offset < 0 || offset + size > last.length) {
+        const owner = owners.findLow(address);
+        last = claims[owner] as Claim;
+        offset = (address - last.base) | 0;
+        if (offset + size > last.length) return this.#readSlowly(owner, address >>> 0, size);
+      }
+      return last.read.call(last.handler, offset, size) >>> 0;
+    };
+    this.writeLow = (address, size, value) => {
+      let offset = (address - last.base) | 0;
+      if (offset < 0 || offset + size > last.length) {
+        const owner = owners.findLow(address);
+        last = claims[owner] as Claim;
+        offset = (address - last.base) | 0;
+        if (offset + size > last.length) {
+          this.#writeSlowly(owner, address >>> 0, size, value);
+          return;
+        }
+      }
+      const others = 32 - 8 * size;
+      last.write.call(last.handler, offset, size, (value << others) >>> others);
+    };
   }
 
   /** The 64 Ki I/O ports. */
@@ -101,27 +137,6 @@ export class Bus {
   write(address: number, size: number, value: number): void {
     if (address >= 0 && address < LOW_END) this.writeLow(address | 0, size, value);
     else this.#writeSlowly(this.#table.find(address), address, size, value);
-  }
-
-  /**
-   * As `read`, below 4 GiB.
-   * @param address as a signed 32-bit integer: an unsigned one from 2^31 on is a box of its own to the compiler
-   */
-  readLow(address: number, size: number): number {
-    const owner = this.#table.findLow(address);
-    const claim = this.#claims[owner] as Claim;
-    const offset = (address - claim.base) | 0;
-    if (offset + size <= claim.length) return claim.read.call(claim.handler, offset, size) >>> 0;
-    return this.#readSlowly(owner, address >>> 0, size);
-  }
-
-  /** As `write`, below 4 GiB. @param address as a signed 32-bit integer */
-  writeLow(address: number, size: number, value: number): void {
-    const owner = this.#table.findLow(address);
-    const claim = this.#claims[owner] as Claim;
-    const offset = (address - claim.base) | 0;
-    if (offset + size <= claim.length) claim.write.call(claim.handler, offset, size, (value & signedMask(size)) >>> 0);
-    else this.#writeSlowly(owner, address >>> 0, size, value);
   }
 
   /** Who serves `address`; for reports and the trace. */
@@ -195,7 +210,7 @@ const NOBODY: IoHandler = {
 interface Claim {
   /** Of the base the low 32 bits, signed: offsets are differences modulo 2^32. */
   readonly base: number;
-  /** NOTHING for a range whose offsets need more than 31 bits, and for nobody. */
+  /** NOTHING for a range whose offsets need more than 31 bits, one that ends above 4 GiB, and for nobody. */
   readonly length: number;
   readonly handler: IoHandler;
   readonly read: IoHandler['read'];
@@ -214,7 +229,7 @@ function claimOf(row: BusRow): Claim {
   const { read, write } = handler;
   return {
     base: base | 0,
-    length: length > LONGEST_CLAIM || length === 0 ? NOTHING : length,
+    length: length > LONGEST_CLAIM || length === 0 || base + length > LOW_END ? NOTHING : length,
     handler,
     read,
     write,
