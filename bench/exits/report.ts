@@ -5,7 +5,7 @@ import { formatTable } from '../spread.js';
 import { CASES } from './cases.js';
 import type { Change } from './compare.js';
 import { goalsOf } from './goals.js';
-import type { Cell } from './measure.js';
+import type { Cell, MeasuredCell } from './measure.js';
 import type { Substrate } from './processes.js';
 import type { ExitsResult } from './result.js';
 import { TIERS } from './tiers.js';
@@ -38,10 +38,20 @@ export function formatCells(cells: readonly Cell[], substrate: Substrate): strin
       if (cell === undefined) return [];
       if (cell.reason !== undefined) return [[tier.title, `– ${cell.reason}`]];
       const { ns, ratio, beyondC, p50, p99 } = cell;
-      return [[tier.title, interval(ns, 0), interval(ratio, 3), interval(beyondC, 0), figure(p50), figure(p99)]];
+      const digits = substrate === 'null' ? 1 : 0;
+      const figures = [interval(ns, digits), interval(ratio, 3), interval(beyondC, digits), figure(p50), figure(p99)];
+      return [[tier.title, ...figures, pairs(cell)]];
     });
     if (rows.length === 0) return [];
-    const head = [`${each.title} [${each.id}]`, 'ns/pass (95 %)', 'of the C loop', 'ns beyond C', 'p50', 'p99'];
+    const head = [
+      `${each.title} [${each.id}]`,
+      'ns/pass (95 %)',
+      'of the C loop',
+      'ns beyond C',
+      'p50',
+      'p99',
+      'pairs',
+    ];
     const what = each.clock === 'latency' ? 'p50 of batches, wall time' : CLOCKS[substrate];
     return [`${formatReasons([head, ...rows])}\n  (${what})`];
   });
@@ -90,6 +100,11 @@ function formatReasons(rows: readonly (readonly string[])[]): string {
 
 function interval({ median, low, high }: Estimate, digits: number): string {
   return `${median.toFixed(digits)} (${low.toFixed(digits)}–${high.toFixed(digits)})`;
+}
+
+/** How many went into the figures, of how many that were taken. */
+function pairs({ ns, disturbed }: MeasuredCell): string {
+  return disturbed === 0 ? `${ns.samples}` : `${ns.samples} of ${ns.samples + disturbed}`;
 }
 
 function figure(value: number | null): string {

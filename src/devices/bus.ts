@@ -13,7 +13,17 @@ export interface IoHandler {
   readonly name: string;
   read(offset: number, size: number): number;
   write(offset: number, size: number, value: number): void;
+  /**
+   * What such a read or write comes to, where that is one function of a register, the same each time: the bus then calls
+   * it without asking again. Undefined where it is not.
+   */
+  reader?(offset: number, size: number): RegisterReader | undefined;
+  writer?(offset: number, size: number): RegisterWriter | undefined;
 }
+
+export type RegisterReader = () => number;
+/** `mask` has the bits that the access covers. */
+export type RegisterWriter = (value: number, mask: number) => void;
 
 /** Who serves what: one row of a bus. */
 export interface BusRow {
@@ -62,31 +72,68 @@ export class Bus {
     // Constants that the functions close over: the run loop is compiled for them.
     const owners = table;
     const claims = this.#claims;
-    // Whoever was asked last is usually asked again: a range in two compares instead of a look-up.
-    let last = claims[0] as Claim;
+    // Whatever was asked last is usually asked again, and is known by a few compares instead of a look-up: a register's
+    // own function by its address and size, or else a handler without registers by its range.
+    const last = new Int32Array(new ArrayBuffer(16)).fill(NOTHING);
+    let reader: RegisterReader = () => 0;
+    let writer: RegisterWriter = () => undefined;
+    let mask = 0;
+    let plain = claims[0] as Claim;
+
     this.readLow = (address, size) => {
-      let offset = (address - last.base) | 0;
-      if (offset < 0 || offset + size > last.length) {
-        const owner = owners.findLow(address);
-        last = claims[owner] as Claim;
-        offset = (address - last.base) | 0;
-        if (offset + size > last.length) return this.#readSlowly(owner, address >>> 0, size);
-      }
-      return last.read.call(last.handler, offset, size) >>> 0;
+      if (address === last[READ] && size === last[READ_SIZE]) return reader() >>> 0;
+      const offset = (address - plain.base) | 0;
+      if (offset < 0 || offset + size > plain.length) return readOther(address, size) >>> 0;
+      return plain.read.call(plain.handler, offset, size) >>> 0;
     };
+
     this.writeLow = (address, size, value) => {
-      let offset = (address - last.base) | 0;
-      if (offset < 0 || offset + size > last.length) {
-        const owner = owners.findLow(address);
-        last = claims[owner] as Claim;
-        offset = (address - last.base) | 0;
-        if (offset + size > last.length) {
-          this.#writeSlowly(owner, address >>> 0, size, value);
-          return;
-        }
-      }
       const others = 32 - 8 * size;
-      last.write.call(last.handler, offset, size, (value << others) >>> others);
+      const bits = (value << others) >>> others;
+      if (address === last[WRITTEN] && size === last[WRITTEN_SIZE]) {
+        writer(bits, mask);
+        return;
+      }
+      const offset = (address - plain.base) | 0;
+      if (offset < 0 || offset + size > plain.length) writeOther(address, size, bits);
+      else plain.write.call(plain.handler, offset, size, bits);
+    };
+
+    const readOther = (address: number, size: number): number => {
+      const owner = owners.findLow(address);
+      const claim = claims[owner] as Claim;
+      const offset = (address - claim.base) | 0;
+      if (offset + size > claim.length) return this.#readSlowly(owner, address >>> 0, size);
+      const found = claim.reader?.call(claim.handler, offset, size);
+      if (found === undefined) {
+        if (claim.reader === undefined) plain = claim;
+        return claim.read.call(claim.handler, offset, size);
+      }
+      reader = found;
+      last[READ] = address;
+      last[READ_SIZE] = size;
+      return found();
+    };
+
+    const writeOther = (address: number, size: number, value: number): void => {
+      const owner = owners.findLow(address);
+      const claim = claims[owner] as Claim;
+      const offset = (address - claim.base) | 0;
+      if (offset + size > claim.length) {
+        this.#writeSlowly(owner, address >>> 0, size, value);
+        return;
+      }
+      const found = claim.writer?.call(claim.handler, offset, size);
+      if (found === undefined) {
+        if (claim.writer === undefined) plain = claim;
+        claim.write.call(claim.handler, offset, size, value);
+        return;
+      }
+      writer = found;
+      mask = valueMask(size);
+      last[WRITTEN] = address;
+      last[WRITTEN_SIZE] = size;
+      found(value, mask);
     };
   }
 
@@ -215,6 +262,8 @@ interface Claim {
   readonly handler: IoHandler;
   readonly read: IoHandler['read'];
   readonly write: IoHandler['write'];
+  readonly reader: IoHandler['reader'];
+  readonly writer: IoHandler['writer'];
   readonly row: BusRow;
 }
 
@@ -226,16 +275,24 @@ function claimOf(row: BusRow): Claim {
   const { base, length, handler } = row;
   // Each is called with its handler as `this`.
   // oxlint-disable-next-line typescript/unbound-method
-  const { read, write } = handler;
+  const { read, write, reader, writer } = handler;
   return {
     base: base | 0,
     length: length > LONGEST_CLAIM || length === 0 || base + length > LOW_END ? NOTHING : length,
     handler,
     read,
     write,
+    reader,
+    writer,
     row,
   };
 }
+
+/** Words of what was asked last. */
+const READ = 0;
+const READ_SIZE = 1;
+const WRITTEN = 2;
+const WRITTEN_SIZE = 3;
 
 function hex(value: number): string {
   return `0x${value.toString(16)}`;

@@ -64,6 +64,7 @@ const cell = (id: string, tier: string, ns: number): Cell => ({
   beyondC: between(ns - 8001, ns - 7999),
   p50: ns,
   p99: ns * 2,
+  disturbed: 0,
 });
 
 describe('goals', () => {
