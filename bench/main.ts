@@ -50,7 +50,7 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   exits: {
     summary: 'what a VM exit costs, tier by tier, beside a plain C loop; the parts of our own cost; growth',
     takes: ['svg', 'compare', 'quick', 'only', 'tier'],
-    rounds: 50,
+    rounds: 25,
     run: benchExits,
   },
 };

@@ -20,6 +20,8 @@ export type Cell =
       readonly ratio: Estimate;
       /** This one's time beyond the C loop's, pair by pair. */
       readonly beyondC: Estimate;
+      /** The median single pass beyond the C loop's, as the guest's TSC shows both, pair by pair; NaN where it cannot. */
+      readonly singleBeyondC: Estimate;
       /** Of single passes: as the guest sees them by its TSC, or latencies. NaN when not looked at. */
       readonly p50: number;
       readonly p99: number;
@@ -39,7 +41,7 @@ export interface MeasureOptions {
 }
 
 /** A new process compiles its path first, and the first exits of a vCPU are all timed. */
-const WARM_UP_PASSES: Readonly<Record<Substrate, number>> = { kvm: 6000, null: 400_000 };
+const WARM_UP_PASSES: Readonly<Record<Substrate, number>> = { kvm: 20_000, null: 400_000 };
 const WARM_UP_LATENCIES = 100;
 /** So many times the rounds are taken at most to find undisturbed ones. */
 const MOST_ATTEMPTS = 2;
@@ -63,6 +65,8 @@ interface Pair {
   readonly theirs: number;
   readonly reference: number;
   readonly isDisturbed: boolean;
+  /** Of the single passes' medians, theirs less the reference's. NaN when not looked at. */
+  readonly single: number;
 }
 
 export async function measureCase(each: ExitCase, tiers: readonly Tier[], options: MeasureOptions): Promise<Cell[]> {
@@ -97,7 +101,9 @@ export async function measureCase(each: ExitCase, tiers: readonly Tier[], option
       const wanting = contestants.filter(({ pairs }) => undisturbed(pairs).length < options.rounds);
       for (const contestant of wanting) {
         options.onProgress(contestant.tier);
-        await pair(each, contestant, { process: reference, passes: referencePasses }, round % 2 === 0);
+        const looksAtSingles = options.substrate === 'kvm' && each.clock === 'cpu' && hasStamps(each);
+        const yardstick = { process: reference, passes: referencePasses, looksAtSingles };
+        await pair(each, contestant, yardstick, round % 2 === 0);
       }
     }
     for (const contestant of contestants) cells.set(contestant.tier.id, await cellOf(each, contestant));
@@ -130,7 +136,7 @@ function perPass(each: ExitCase, { cpu, p50 }: Batch, passes: number): number {
 async function pair(
   each: ExitCase,
   { process, passes, pairs }: Contestant,
-  reference: { readonly process: SubjectProcess; readonly passes: number },
+  reference: { readonly process: SubjectProcess; readonly passes: number; readonly looksAtSingles: boolean },
   isReferenceFirst: boolean,
 ): Promise<void> {
   const theirs = (): Promise<Batch> => process.batch(passes, false);
@@ -139,7 +145,13 @@ async function pair(
   const first = await (isReferenceFirst ? ours() : theirs());
   const second = await (isReferenceFirst ? theirs() : ours());
   const [their, our] = isReferenceFirst ? [second, first] : [first, second];
+  // A single exit is hardly ever disturbed: its median is worth having where others use the machine, too.
+  const isStamped = reference.looksAtSingles && passes <= GUEST.mostStamps && reference.passes === passes;
+  const single = isStamped
+    ? (await process.batch(passes, true)).p50 - (await reference.process.batch(passes, true)).p50
+    : Number.NaN;
   pairs.push({
+    single,
     theirs: perPass(each, their, passes),
     reference: perPass(each, our, reference.passes),
     isDisturbed: each.clock === 'cpu' && their.preemptions + our.preemptions > 0,
@@ -150,11 +162,14 @@ function undisturbed(pairs: readonly Pair[]): readonly Pair[] {
   return pairs.filter(({ isDisturbed }) => !isDisturbed);
 }
 
-function estimates(all: readonly Pair[]): Pick<MeasuredCell, 'ns' | 'ratio' | 'beyondC' | 'disturbed'> {
+function estimates(
+  all: readonly Pair[],
+): Pick<MeasuredCell, 'ns' | 'ratio' | 'beyondC' | 'singleBeyondC' | 'disturbed'> {
   const clean = undisturbed(all);
   const pairs = clean.length < FEWEST_UNDISTURBED ? all : clean;
   return {
     disturbed: all.length - pairs.length,
+    singleBeyondC: estimate(all.map(({ single }) => single).filter((ns) => !Number.isNaN(ns))),
     ns: estimate(pairs.map(({ theirs }) => theirs)),
     ratio: estimate(pairs.map(({ theirs, reference }) => reference / theirs)),
     beyondC: estimate(pairs.map(({ theirs, reference }) => theirs - reference)),
@@ -190,7 +205,12 @@ async function measureQemu(
     const cpu = qemu.run(long);
     const { cpu: referenceCpu } = await reference.batch(passes, false);
     const nothing = qemu.run(1);
-    pairs.push({ theirs: (cpu - nothing) / (long - 1), reference: referenceCpu / passes, isDisturbed: false });
+    pairs.push({
+      theirs: (cpu - nothing) / (long - 1),
+      reference: referenceCpu / passes,
+      isDisturbed: false,
+      single: Number.NaN,
+    });
   }
   const none = { p50: Number.NaN, p99: Number.NaN };
   const single = hasStamps(each) ? qemu.percentiles(Math.min(STAMPED_PASSES, passes * 4), reference.tscKhz) : none;

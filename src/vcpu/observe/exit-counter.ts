@@ -16,7 +16,7 @@ const {
   running: RUNNING,
 } = STATISTICS_LAYOUT;
 /** So many exits are all timed: a boot. */
-const TIMED_FIRST = 0x1_0000;
+const TIMED_FIRST = 0x4000;
 /** Then so many are not between two KVM_RUNs that are: one exit in 61, a prime, so that no loop of a guest keeps step. */
 const UNTIMED = 59;
 /** Most probes of a look-up: a guest that touches thousands of addresses costs no more than this. */
