@@ -23,17 +23,17 @@ export interface ExitsOptions {
   readonly svg: string | undefined;
   /** JSON of an earlier run, to be compared with. */
   readonly compare: string | undefined;
-  /** Four cases and short batches. */
+  /** Four cases and few rounds. */
   readonly quick: boolean;
   /** Ids of the cases, and of the tiers; none for all. */
   readonly only: readonly string[];
   readonly tier: readonly string[];
 }
 
-const QUICK = { rounds: 7, length: 0.4, heapExits: 1_000_000 } as const;
+const QUICK = { rounds: 10, heapExits: 1_000_000 } as const;
 const WARM_TIERS = ['c', 'inline', 'worker', 'statistics', 'trace', 'koffi'];
 /** A pass takes nanoseconds there: batches are as long as elsewhere. */
-const WARM_LENGTH = 100;
+const WARM_LENGTH = 400;
 
 /** @returns the process's exit status: 1 when our own cost grew beyond what compare.ts allows */
 export async function benchExits(options: ExitsOptions): Promise<number> {
@@ -76,16 +76,15 @@ async function measureAll(options: ExitsOptions): Promise<ExitsResult> {
   const progress = new ProgressLine('exits');
   using workshop = openWorkshop();
   const rounds = options.quick ? Math.min(options.rounds, QUICK.rounds) : options.rounds;
-  const length = options.quick ? QUICK.length : 1;
   const run = { workshop, rounds, progress };
   const cells =
     noKvm === null
-      ? await measureCases(cases, tiers, { ...run, substrate: 'kvm', length })
+      ? await measureCases(cases, tiers, { ...run, substrate: 'kvm', length: 1 })
       : refused(cases, tiers, noKvm);
   const warm = await measureCases(
     CASES.filter(({ id }) => QUICK_CASES.some((quick) => quick === id)),
     tiers.filter(({ id }) => WARM_TIERS.includes(id)),
-    { ...run, substrate: 'null', length: length * WARM_LENGTH },
+    { ...run, substrate: 'null', length: WARM_LENGTH },
   );
   const growth =
     noKvm ?? (options.quick ? 'not in a quick run' : measureGrowth(workshop, 'kvm', (words) => progress.show(words)));

@@ -59,7 +59,7 @@ const USAGE = [
   'npm run bench -- NAME [--rounds N] [--json FILE]',
   ...Object.entries(BENCHMARKS).map(([name, { summary }]) => `  ${name.padEnd(12)}${summary}`),
   'exits also takes',
-  '  --quick         four cases and short batches, under a minute',
+  '  --quick         four cases and few rounds, under a minute',
   '  --only CASE     only this case, and --tier TIER only this tier; both may be repeated',
   '  --svg FILE      the picture, tier by tier',
   '  --compare FILE  what changed since the run that left this JSON; status 1 when our own cost grew too much',

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "enter.h"
 #include "eventfd.h"
 #include "handles.h"
 #include "host.h"
@@ -219,14 +220,6 @@ Napi::Value SetMsrFilter(Info info) {
   return Result(info, mv_vm_set_msr_filter(vm.fd, flags, ranges.data(), ranges.size()));
 }
 
-// KVM_RUN: a bare Node-API function, for each call around it would cost as much as it does itself.
-napi_value Enter(napi_env env, napi_callback_info info) {
-  void *data;
-  napi_get_cb_info(env, info, nullptr, nullptr, nullptr, &data);
-  mv_vcpu_run(static_cast<mv_vcpu *>(data));
-  return nullptr;
-}
-
 void ReleaseVcpu(napi_env, void *data, void *hint) { mv_vcpu_release(static_cast<mv_vcpu *>(hint ? hint : data)); }
 
 // A function with native data, which it holds until it is collected itself.
@@ -241,7 +234,7 @@ napi_value BoundFunction(napi_env env, const char *name, napi_callback callback,
   return function;
 }
 
-// createVcpu(vm, id): { handle, enter, runBuffer, status }, or -errno
+// createVcpu(vm, id): { handle, place, runBuffer, status }, or -errno
 Napi::Value CreateVcpu(Info info) {
   Napi::Env env = info.Env();
   FdHandle &vm = UnwrapFd(info[0], Kind::Vm);
@@ -255,14 +248,15 @@ Napi::Value CreateVcpu(Info info) {
   napi_value run = ExternalBuffer(env, vcpu, vcpu->run, vcpu->run_size, ReleaseVcpu);
   napi_value handle = WrapVcpu(env, vcpu, run);
   napi_value status = ExternalBuffer(env, vcpu, &vcpu->status, sizeof vcpu->status, ReleaseVcpu);
-  vcpu->references++;
-  napi_value enter = BoundFunction(env, "enter", Enter, vcpu, ReleaseVcpu);
   result.Set("handle", Napi::Value(env, handle));
-  result.Set("enter", Napi::Value(env, enter));
+  result.Set("place", Napi::Number::New(env, mv_vcpu_place(vcpu)));
   result.Set("runBuffer", Napi::Value(env, run));
   result.Set("status", Napi::Value(env, status));
   return result;
 }
+
+// tsc(vcpu): cycles since the process's first vCPU was created
+Napi::Value Tsc(Info info) { return Napi::Number::New(info.Env(), mv_vcpu_now(UnwrapVcpu(info[0]).vcpu)); }
 
 // becomeRunner(vcpu): the token for kick(), or -errno
 Napi::Value BecomeRunner(Info info) {
@@ -286,7 +280,7 @@ Napi::Value SetSignalMask(Info info) {
   return Result(info, mv_vcpu_set_signal_mask(fd, set.data));
 }
 
-// Adds 1 to the eventfd it was made for; as bare as Enter.
+// Adds 1 to the eventfd it was made for: a bare Node-API function, for it runs per interrupt.
 napi_value SignalOnce(napi_env env, napi_callback_info info) {
   void *data;
   napi_get_cb_info(env, info, nullptr, nullptr, nullptr, &data);
@@ -382,6 +376,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
       {"dirtyLog", DirtyLog},
       {"setMsrFilter", SetMsrFilter},
       {"createVcpu", CreateVcpu},
+      {"tsc", Tsc},
       {"becomeRunner", BecomeRunner},
       {"kick", Kick},
       {"setSignalMask", SetSignalMask},
@@ -407,6 +402,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
       {"threadId", ThreadId},
   };
   for (const auto &row : functions) exports.Set(row.name, Napi::Function::New(env, row.function, row.name));
+  exports.Set("enter", Napi::Value(env, EnterFunction(env)));
   return exports;
 }
 

@@ -14,6 +14,7 @@
         'io-cached.c',
         'tap.c',
         'handles.cc',
+        'enter.cc',
         'watch.cc',
         'io-binding.cc',
         'binding.cc',

@@ -22,15 +22,9 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct runner runners[RUNNERS];
 static int kick_signal;  // 0 until the handler is installed
 
-_Thread_local struct kvm_run *mv_current_run __attribute__((tls_model("initial-exec")));
-
-// A signal that arrives between the runner's last check and the ioctl finds immediate_exit set by the kicker already;
-// the handler's own store covers a runner that cleared it between the kicker's store and the signal.
-static void on_kick(int signal) {
-  (void)signal;
-  struct kvm_run *run = __atomic_load_n(&mv_current_run, __ATOMIC_RELAXED);
-  if (run) __atomic_store_n(&run->immediate_exit, 1, __ATOMIC_RELAXED);
-}
+// To interrupt is all it does: immediate_exit is set before the signal is sent, and a runner that clears it looks at its
+// reasons to stop afterwards.
+static void on_kick(int signal) { (void)signal; }
 
 // Takes the first real-time signal that nobody handles. Without SA_RESTART: KVM_RUN must return EINTR.
 static int install_handler(void) {

@@ -23,16 +23,5 @@ int mv_runner_kick(uint64_t token);
 
 #ifdef __cplusplus
 }
-#else
-
-#include <stddef.h>
-
-/** Which vCPU this thread is in, for the signal handler. Initial-exec: the handler reads it, and the dynamic model may
- *  allocate on first use. */
-extern _Thread_local struct kvm_run *mv_current_run __attribute__((tls_model("initial-exec")));
-
-/** Around KVM_RUN. Inline, for they run per exit. */
-static inline void mv_runner_entering(struct kvm_run *run) { __atomic_store_n(&mv_current_run, run, __ATOMIC_RELAXED); }
-static inline void mv_runner_left(void) { __atomic_store_n(&mv_current_run, (struct kvm_run *)NULL, __ATOMIC_RELAXED); }
 #endif
 #endif

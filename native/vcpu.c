@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -13,6 +12,9 @@
 #include "ioctl.h"
 #include "runners.h"
 #include "tsc.h"
+
+/** Of a process. */
+#define VCPUS 4096
 
 // Page 0 is struct kvm_run, then port data, then the ring of coalesced writes; the capability names the ring's page.
 // Asked of the kernel and not of JavaScript: a page too many would be a SIGBUS.
@@ -29,14 +31,33 @@ static uint64_t tsc_base(void) {
   return __atomic_compare_exchange_n(&base, &none, now, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED) ? now : none;
 }
 
+// By place. JavaScript names a vCPU by a number that any program could make up, and a pointer could not be checked.
+static struct mv_vcpu vcpus[VCPUS] __attribute__((aligned(64)));
+
+static struct mv_vcpu *take_place(void) {
+  for (size_t i = 0; i < VCPUS; i++) {
+    int none = 0;
+    // Other threads look for places, too.
+    if (__atomic_compare_exchange_n(&vcpus[i].references, &none, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+      return &vcpus[i];
+  }
+  return NULL;
+}
+
+static void leave_place(struct mv_vcpu *vcpu) { __atomic_store_n(&vcpu->references, 0, __ATOMIC_RELEASE); }
+
 struct mv_vcpu *mv_vcpu_create(int vm_fd, uint32_t id) {
-  struct mv_vcpu *vcpu = calloc(1, sizeof *vcpu);
-  if (!vcpu) return NULL;
-  vcpu->references = 1;
+  struct mv_vcpu *vcpu = take_place();
+  if (!vcpu) {
+    errno = ENOSPC;
+    return NULL;
+  }
   vcpu->run_size = run_size(vm_fd);
+  vcpu->token = 0;
+  vcpu->status = (struct mv_vcpu_status){.untimed = -1};
   long fd = mv_ioctl(vm_fd, KVM_CREATE_VCPU, id);
   if (fd < 0) {
-    free(vcpu);
+    leave_place(vcpu);
     errno = (int)-fd;
     return NULL;
   }
@@ -45,7 +66,7 @@ struct mv_vcpu *mv_vcpu_create(int vm_fd, uint32_t id) {
   if (run == MAP_FAILED) {
     int error = errno;
     close(vcpu->fd);
-    free(vcpu);
+    leave_place(vcpu);
     errno = error;
     return NULL;
   }
@@ -54,25 +75,40 @@ struct mv_vcpu *mv_vcpu_create(int vm_fd, uint32_t id) {
   return vcpu;
 }
 
-void mv_vcpu_run(struct mv_vcpu *vcpu) {
-  if (__builtin_expect(vcpu->fd < 0, 0)) {
-    vcpu->status.last_errno = EBADF;
-    return;
-  }
-  mv_runner_entering(vcpu->run);
+uint32_t mv_vcpu_place(const struct mv_vcpu *vcpu) { return (uint32_t)(vcpu - vcpus); }
+
+int mv_vcpu_is_place(uint32_t place) {
+  return place < VCPUS && __atomic_load_n(&vcpus[place].references, __ATOMIC_RELAXED) > 0;
+}
+
+// Signed, for that conversion is one instruction; it is good for a century of cycles.
+static double stamp(const struct mv_vcpu *vcpu, uint64_t tsc) { return (double)(int64_t)(tsc - vcpu->tsc_base); }
+
+double mv_vcpu_now(const struct mv_vcpu *vcpu) { return stamp(vcpu, mv_tsc()); }
+
+static void failed(struct mv_vcpu *vcpu) {
+  vcpu->status.last_errno = errno;
+  // As the kernel has it for EINTR; a call that failed early leaves the exit before, which is served by now.
+  if (vcpu->run) vcpu->run->exit_reason = KVM_EXIT_INTR;
+}
+
+// Apart from the other way, which runs for nearly every exit and is short.
+static __attribute__((noinline)) void run_timed(struct mv_vcpu *vcpu) {
+  vcpu->status.untimed = -1;
   uint64_t before = mv_tsc();
   int result = ioctl(vcpu->fd, KVM_RUN, 0);
   uint64_t after = mv_tsc();
-  mv_runner_left();
+  if (result < 0) failed(vcpu);
+  vcpu->status.stamps[0] = stamp(vcpu, before);
+  vcpu->status.stamps[1] = stamp(vcpu, after);
+}
+
+void mv_vcpu_run(uint32_t place) {
+  if (__builtin_expect(place >= VCPUS, 0)) return;
+  struct mv_vcpu *vcpu = &vcpus[place];
   vcpu->status.last_errno = 0;
-  if (__builtin_expect(result < 0, 0)) {
-    vcpu->status.last_errno = errno;
-    // As the kernel has it for EINTR; a call that failed early leaves the exit before, which is served by now.
-    vcpu->run->exit_reason = KVM_EXIT_INTR;
-  }
-  // Signed, for that conversion is one instruction; it is good for a century of cycles.
-  vcpu->status.stamps[0] = (double)(int64_t)(before - vcpu->tsc_base);
-  vcpu->status.stamps[1] = (double)(int64_t)(after - vcpu->tsc_base);
+  if (--vcpu->status.untimed < 0) run_timed(vcpu);
+  else if (__builtin_expect(ioctl(vcpu->fd, KVM_RUN, 0) < 0, 0)) failed(vcpu);
 }
 
 void mv_vcpu_close(struct mv_vcpu *vcpu) {
@@ -99,8 +135,11 @@ long mv_vcpu_set_signal_mask(int fd, const void *set) {
 }
 
 void mv_vcpu_release(struct mv_vcpu *vcpu) {
-  if (--vcpu->references > 0) return;
+  if (vcpu->references > 1) {
+    vcpu->references--;
+    return;
+  }
   mv_vcpu_close(vcpu);
   mv_vcpu_unmap(vcpu);
-  free(vcpu);
+  leave_place(vcpu);
 }

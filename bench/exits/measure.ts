@@ -20,9 +20,13 @@ export type Cell =
       readonly ratio: Estimate;
       /** This one's time beyond the C loop's, pair by pair. */
       readonly beyondC: Estimate;
+      /** The median single pass beyond the C loop's, as the guest's TSC shows both, pair by pair; NaN where it cannot. */
+      readonly singleBeyondC: Estimate;
       /** Of single passes: as the guest sees them by its TSC, or latencies. NaN when not looked at. */
       readonly p50: number;
       readonly p99: number;
+      /** Pairs that were left out because others took the processor away in between. 0 with so many that none was left. */
+      readonly disturbed: number;
     };
 
 export type MeasuredCell = Extract<Cell, { readonly reason?: undefined }>;
@@ -36,12 +40,16 @@ export interface MeasureOptions {
   readonly onProgress: (tier: Tier) => void;
 }
 
-/** A new process compiles its loop first. */
-const WARM_UP_BATCHES = 5;
+/** A new process compiles its path first, and the first exits of a vCPU are all timed. */
+const WARM_UP_PASSES: Readonly<Record<Substrate, number>> = { kvm: 20_000, null: 400_000 };
+const WARM_UP_LATENCIES = 100;
+/** So many times the rounds are taken at most to find undisturbed ones. */
+const MOST_ATTEMPTS = 2;
+const FEWEST_UNDISTURBED = 5;
 const STAMPED_PASSES = 4096;
 const LATENCY_PASSES = 200;
 /** QEMU starts anew for each run: a long one against a short one, in as many passes of the case. */
-const QEMU_LONG = 20;
+const QEMU_LONG = 80;
 const QEMU_ROUNDS_SHARE = 0.2;
 const FEWEST_QEMU_ROUNDS = 3;
 
@@ -49,7 +57,16 @@ interface Contestant {
   readonly tier: Tier;
   readonly passes: number;
   readonly process: SubjectProcess;
-  readonly pairs: { readonly theirs: number; readonly reference: number }[];
+  readonly pairs: Pair[];
+}
+
+/** Nanoseconds a pass. */
+interface Pair {
+  readonly theirs: number;
+  readonly reference: number;
+  readonly isDisturbed: boolean;
+  /** Of the single passes' medians, theirs less the reference's. NaN when not looked at. */
+  readonly single: number;
 }
 
 export async function measureCase(each: ExitCase, tiers: readonly Tier[], options: MeasureOptions): Promise<Cell[]> {
@@ -65,13 +82,14 @@ export async function measureCase(each: ExitCase, tiers: readonly Tier[], option
   const reference = SubjectProcess.reference(options.workshop, against, options.substrate);
   const contestants: Contestant[] = [];
   try {
-    await warmUp(reference, against.passes);
+    const warmUpPasses = each.clock === 'latency' ? WARM_UP_LATENCIES : WARM_UP_PASSES[options.substrate];
+    await reference.batch(against.passes, false);
     for (const tier of able.filter(({ runs }) => runs !== 'qemu')) {
       options.onProgress(tier);
       const passes = Math.max(1, Math.round(each.passes * tier.share * options.length));
       const process = startTier(each, tier, options);
       try {
-        await warmUp(process, passes);
+        for (let left = warmUpPasses; left > 0; left -= passes) await process.batch(passes, false);
         contestants.push({ tier, passes, process, pairs: [] });
       } catch (error) {
         process[Symbol.dispose]();
@@ -79,11 +97,15 @@ export async function measureCase(each: ExitCase, tiers: readonly Tier[], option
       }
     }
     const referencePasses = Math.max(1, Math.round(against.passes * options.length));
-    for (let round = 0; round < options.rounds; round++)
-      for (const contestant of contestants) {
+    for (let round = 0; round < options.rounds * MOST_ATTEMPTS; round++) {
+      const wanting = contestants.filter(({ pairs }) => undisturbed(pairs).length < options.rounds);
+      for (const contestant of wanting) {
         options.onProgress(contestant.tier);
-        await pair(each, contestant, { process: reference, passes: referencePasses }, round % 2 === 0);
+        const looksAtSingles = options.substrate === 'kvm' && each.clock === 'cpu' && hasStamps(each);
+        const yardstick = { process: reference, passes: referencePasses, looksAtSingles };
+        await pair(each, contestant, yardstick, round % 2 === 0);
       }
+    }
     for (const contestant of contestants) cells.set(contestant.tier.id, await cellOf(each, contestant));
     for (const tier of able.filter(({ runs }) => runs === 'qemu')) {
       options.onProgress(tier);
@@ -107,10 +129,6 @@ function startTier(each: ExitCase, tier: Tier, { workshop, substrate }: MeasureO
   return SubjectProcess.reference(workshop, each, substrate, tier.id === 'kernel' ? 'ioeventfd' : each.feature);
 }
 
-async function warmUp(process: SubjectProcess, passes: number): Promise<void> {
-  for (let i = 0; i < WARM_UP_BATCHES; i++) await process.batch(passes, false);
-}
-
 function perPass(each: ExitCase, { cpu, p50 }: Batch, passes: number): number {
   return each.clock === 'latency' ? p50 : cpu / passes;
 }
@@ -118,24 +136,40 @@ function perPass(each: ExitCase, { cpu, p50 }: Batch, passes: number): number {
 async function pair(
   each: ExitCase,
   { process, passes, pairs }: Contestant,
-  reference: { readonly process: SubjectProcess; readonly passes: number },
+  reference: { readonly process: SubjectProcess; readonly passes: number; readonly looksAtSingles: boolean },
   isReferenceFirst: boolean,
 ): Promise<void> {
-  const theirs = async (): Promise<number> => perPass(each, await process.batch(passes, false), passes);
-  const ours = async (): Promise<number> =>
-    perPass(each, await reference.process.batch(reference.passes, false), reference.passes);
+  const theirs = (): Promise<Batch> => process.batch(passes, false);
+  const ours = (): Promise<Batch> => reference.process.batch(reference.passes, false);
   // Whoever comes second finds other caches and another clock rate: the order alternates.
-  if (isReferenceFirst) {
-    const first = await ours();
-    pairs.push({ reference: first, theirs: await theirs() });
-  } else {
-    const first = await theirs();
-    pairs.push({ theirs: first, reference: await ours() });
-  }
+  const first = await (isReferenceFirst ? ours() : theirs());
+  const second = await (isReferenceFirst ? theirs() : ours());
+  const [their, our] = isReferenceFirst ? [second, first] : [first, second];
+  // A single exit is hardly ever disturbed: its median is worth having where others use the machine, too.
+  const isStamped = reference.looksAtSingles && passes <= GUEST.mostStamps && reference.passes === passes;
+  const single = isStamped
+    ? (await process.batch(passes, true)).p50 - (await reference.process.batch(passes, true)).p50
+    : Number.NaN;
+  pairs.push({
+    single,
+    theirs: perPass(each, their, passes),
+    reference: perPass(each, our, reference.passes),
+    isDisturbed: each.clock === 'cpu' && their.preemptions + our.preemptions > 0,
+  });
 }
 
-function estimates(pairs: Contestant['pairs']): Pick<MeasuredCell, 'ns' | 'ratio' | 'beyondC'> {
+function undisturbed(pairs: readonly Pair[]): readonly Pair[] {
+  return pairs.filter(({ isDisturbed }) => !isDisturbed);
+}
+
+function estimates(
+  all: readonly Pair[],
+): Pick<MeasuredCell, 'ns' | 'ratio' | 'beyondC' | 'singleBeyondC' | 'disturbed'> {
+  const clean = undisturbed(all);
+  const pairs = clean.length < FEWEST_UNDISTURBED ? all : clean;
   return {
+    disturbed: all.length - pairs.length,
+    singleBeyondC: estimate(all.map(({ single }) => single).filter((ns) => !Number.isNaN(ns))),
     ns: estimate(pairs.map(({ theirs }) => theirs)),
     ratio: estimate(pairs.map(({ theirs, reference }) => reference / theirs)),
     beyondC: estimate(pairs.map(({ theirs, reference }) => theirs - reference)),
@@ -166,12 +200,17 @@ async function measureQemu(
   const qemu = new QemuSubject(workshop, each);
   const passes = Math.max(1, Math.round(each.passes * length));
   const long = passes * QEMU_LONG;
-  const pairs: Contestant['pairs'] = [];
+  const pairs: Pair[] = [];
   for (let round = 0; round < Math.max(FEWEST_QEMU_ROUNDS, Math.round(rounds * QEMU_ROUNDS_SHARE)); round++) {
     const cpu = qemu.run(long);
     const { cpu: referenceCpu } = await reference.batch(passes, false);
     const nothing = qemu.run(1);
-    pairs.push({ theirs: (cpu - nothing) / (long - 1), reference: referenceCpu / passes });
+    pairs.push({
+      theirs: (cpu - nothing) / (long - 1),
+      reference: referenceCpu / passes,
+      isDisturbed: false,
+      single: Number.NaN,
+    });
   }
   const none = { p50: Number.NaN, p99: Number.NaN };
   const single = hasStamps(each) ? qemu.percentiles(Math.min(STAMPED_PASSES, passes * 4), reference.tscKhz) : none;

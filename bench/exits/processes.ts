@@ -106,11 +106,10 @@ export class SubjectProcess implements Disposable {
       this.#child.stdin?.write(`${count} ${stamped ? 1 : 0}\n`);
       if (this.#child.exitCode !== null) this.#child.emit('close', this.#child.exitCode);
       const line = await answer;
-      const [cpu = Number.NaN, wall = Number.NaN, p50 = Number.NaN, p99 = Number.NaN, khz = Number.NaN] = line
-        .split(' ')
-        .map(Number);
-      this.tscKhz = khz;
-      return { cpu, wall, p50, p99 };
+      const [cpu = Number.NaN, wall = Number.NaN, preemptions = Number.NaN, p50 = Number.NaN, p99 = Number.NaN, khz] =
+        line.split(' ').map(Number);
+      this.tscKhz = khz ?? Number.NaN;
+      return { cpu, wall, preemptions, p50, p99 };
     } finally {
       clearTimeout(limit);
     }

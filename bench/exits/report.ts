@@ -5,7 +5,7 @@ import { formatTable } from '../spread.js';
 import { CASES } from './cases.js';
 import type { Change } from './compare.js';
 import { goalsOf } from './goals.js';
-import type { Cell } from './measure.js';
+import type { Cell, MeasuredCell } from './measure.js';
 import type { Substrate } from './processes.js';
 import type { ExitsResult } from './result.js';
 import { TIERS } from './tiers.js';
@@ -30,18 +30,32 @@ const CLOCKS: Readonly<Record<Substrate, string>> = {
   null: 'on a KVM that does nothing: the cost of the path itself, with warm caches',
 };
 
-/** A table for each case. What a tier could not do stands in its row. */
+/**
+ * A table for each case. What a tier could not do stands in its row. `ns beyond C` is by processor time, `median exit` the
+ * same for the median of single exits, by the guest's TSC; `p50` and `p99` are of single exits.
+ */
 export function formatCells(cells: readonly Cell[], substrate: Substrate): string[] {
   return CASES.flatMap((each) => {
     const rows = TIERS.flatMap((tier) => {
       const cell = cells.find((one) => one.case === each.id && one.tier === tier.id);
       if (cell === undefined) return [];
       if (cell.reason !== undefined) return [[tier.title, `– ${cell.reason}`]];
-      const { ns, ratio, beyondC, p50, p99 } = cell;
-      return [[tier.title, interval(ns, 0), interval(ratio, 3), interval(beyondC, 0), figure(p50), figure(p99)]];
+      const { ns, ratio, beyondC, singleBeyondC, p50, p99 } = cell;
+      const digits = substrate === 'null' ? 1 : 0;
+      const figures = [interval(ns, digits), interval(ratio, 3), interval(beyondC, digits), interval(singleBeyondC, 0)];
+      return [[tier.title, ...figures, figure(p50), figure(p99), pairs(cell)]];
     });
     if (rows.length === 0) return [];
-    const head = [`${each.title} [${each.id}]`, 'ns/pass (95 %)', 'of the C loop', 'ns beyond C', 'p50', 'p99'];
+    const head = [
+      `${each.title} [${each.id}]`,
+      'ns/pass (95 %)',
+      'of the C loop',
+      'ns beyond C',
+      'median exit',
+      'p50',
+      'p99',
+      'pairs',
+    ];
     const what = each.clock === 'latency' ? 'p50 of batches, wall time' : CLOCKS[substrate];
     return [`${formatReasons([head, ...rows])}\n  (${what})`];
   });
@@ -88,8 +102,14 @@ function formatReasons(rows: readonly (readonly string[])[]): string {
     .join('\n');
 }
 
-function interval({ median, low, high }: Estimate, digits: number): string {
+function interval({ median, low, high, samples }: Estimate, digits: number): string {
+  if (samples === 0) return '';
   return `${median.toFixed(digits)} (${low.toFixed(digits)}–${high.toFixed(digits)})`;
+}
+
+/** How many went into the figures, of how many that were taken. */
+function pairs({ ns, disturbed }: MeasuredCell): string {
+  return disturbed === 0 ? `${ns.samples}` : `${ns.samples} of ${ns.samples + disturbed}`;
 }
 
 function figure(value: number | null): string {

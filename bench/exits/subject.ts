@@ -1,5 +1,5 @@
 // One tier of the exit benchmark in a process of its own: makes the VM, then answers lines `COUNT STAMPED` with
-// `CPU_NS WALL_NS P50_NS P99_NS`, as bench/reference.c does. The vCPU is on the main thread or on a worker.
+// `CPU_NS WALL_NS PREEMPTIONS P50_NS P99_NS`, as bench/reference.c does. The vCPU is on the main thread or on a worker.
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { Worker } from 'node:worker_threads';
@@ -38,8 +38,8 @@ const guest = readFileSync(process.argv[3] ?? '');
 const run = options.thread === 'main' ? onMain() : await onWorker();
 for await (const line of createInterface({ input: process.stdin })) {
   const [count = 0, stamped = 0] = line.split(' ').map(Number);
-  const { cpu, wall, p50, p99 } = await run(count, stamped === 1);
-  process.stdout.write(`${cpu} ${wall} ${p50} ${p99}\n`);
+  const { cpu, wall, preemptions, p50, p99 } = await run(count, stamped === 1);
+  process.stdout.write(`${cpu} ${wall} ${preemptions} ${p50} ${p99}\n`);
 }
 process.exit(0);
 

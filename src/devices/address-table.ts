@@ -13,6 +13,8 @@ export interface AddressTable {
 }
 
 const PAGE_SHIFT = Math.log2(PAGE_SIZE);
+/** Bits of an address within its page. */
+const IN_PAGE = PAGE_SIZE - 1;
 
 /** One byte a port. The host commits only the pages of it that are touched. */
 export class PortTable implements AddressTable {
@@ -72,7 +74,7 @@ export class PageTable implements AddressTable {
       (address >>> PAGE_SHIFT) & (LEAF_ENTRIES - 1)
     ] as number;
     if (entry < FIRST_SHARED) return entry;
-    return (this.#shared[entry - FIRST_SHARED] as Uint16Array)[address & (PAGE_SIZE - 1)] as number;
+    return (this.#shared[entry - FIRST_SHARED] as Uint16Array)[address & IN_PAGE] as number;
   }
 
   #setEntry(page: number, entry: number): void {

@@ -1,7 +1,7 @@
 // The two buses of the machine, I/O ports and MMIO: who serves an address, and what nobody's address reads as.
 // Intel SDM vol. 1 §19 (I/O address space: ports, sizes, alignment); vol. 3A §12 (memory-mapped I/O).
 import { LOW_END, PageTable, PortTable, type AddressTable } from './address-table.js';
-import { signedMask, valueMask } from './value-mask.js';
+import { valueMask } from './value-mask.js';
 
 /**
  * Serves a range of ports or of guest-physical addresses; it sees offsets only.
@@ -13,7 +13,17 @@ export interface IoHandler {
   readonly name: string;
   read(offset: number, size: number): number;
   write(offset: number, size: number, value: number): void;
+  /**
+   * What such a read or write comes to, where that is one function of a register, the same each time: the bus then calls
+   * it without asking again. Undefined where it is not.
+   */
+  reader?(offset: number, size: number): RegisterReader | undefined;
+  writer?(offset: number, size: number): RegisterWriter | undefined;
 }
+
+export type RegisterReader = () => number;
+/** `mask` has the bits that the access covers. */
+export type RegisterWriter = (value: number, mask: number) => void;
 
 /** Who serves what: one row of a bus. */
 export interface BusRow {
@@ -38,6 +48,13 @@ export type OnUnclaimed = (address: number, size: number, isWrite: boolean) => v
 export class Bus {
   /** How many accesses nobody served, on this thread. An access counts once, however many bytes it has. */
   unclaimed = 0;
+  /**
+   * As `read`, below 4 GiB.
+   * @param address as a signed 32-bit integer: an unsigned one from 2^31 on is a box of its own to the compiler
+   */
+  readonly readLow: (address: number, size: number) => number;
+  /** As `write`, below 4 GiB. @param address as a signed 32-bit integer @param value signed or unsigned */
+  readonly writeLow: (address: number, size: number, value: number) => void;
   readonly #space: string;
   readonly #limit: number;
   readonly #table: AddressTable;
@@ -52,6 +69,72 @@ export class Bus {
     this.#limit = limit;
     this.#table = table;
     this.#onUnclaimed = onUnclaimed;
+    // Constants that the functions close over: the run loop is compiled for them.
+    const owners = table;
+    const claims = this.#claims;
+    // Whatever was asked last is usually asked again, and is known by a few compares instead of a look-up: a register's
+    // own function by its address and size, or else a handler without registers by its range.
+    const last = new Int32Array(new ArrayBuffer(16)).fill(NOTHING);
+    let reader: RegisterReader = () => 0;
+    let writer: RegisterWriter = () => undefined;
+    let mask = 0;
+    let plain = claims[0] as Claim;
+
+    this.readLow = (address, size) => {
+      if (address === last[READ] && size === last[READ_SIZE]) return reader() >>> 0;
+      const offset = (address - plain.base) | 0;
+      if (offset < 0 || offset + size > plain.length) return readOther(address, size) >>> 0;
+      return plain.read.call(plain.handler, offset, size) >>> 0;
+    };
+
+    this.writeLow = (address, size, value) => {
+      const others = 32 - 8 * size;
+      const bits = (value << others) >>> others;
+      if (address === last[WRITTEN] && size === last[WRITTEN_SIZE]) {
+        writer(bits, mask);
+        return;
+      }
+      const offset = (address - plain.base) | 0;
+      if (offset < 0 || offset + size > plain.length) writeOther(address, size, bits);
+      else plain.write.call(plain.handler, offset, size, bits);
+    };
+
+    const readOther = (address: number, size: number): number => {
+      const owner = owners.findLow(address);
+      const claim = claims[owner] as Claim;
+      const offset = (address - claim.base) | 0;
+      if (offset + size > claim.length) return this.#readSlowly(owner, address >>> 0, size);
+      const found = claim.reader?.call(claim.handler, offset, size);
+      if (found === undefined) {
+        if (claim.reader === undefined) plain = claim;
+        return claim.read.call(claim.handler, offset, size);
+      }
+      reader = found;
+      last[READ] = address;
+      last[READ_SIZE] = size;
+      return found();
+    };
+
+    const writeOther = (address: number, size: number, value: number): void => {
+      const owner = owners.findLow(address);
+      const claim = claims[owner] as Claim;
+      const offset = (address - claim.base) | 0;
+      if (offset + size > claim.length) {
+        this.#writeSlowly(owner, address >>> 0, size, value);
+        return;
+      }
+      const found = claim.writer?.call(claim.handler, offset, size);
+      if (found === undefined) {
+        if (claim.writer === undefined) plain = claim;
+        claim.write.call(claim.handler, offset, size, value);
+        return;
+      }
+      writer = found;
+      mask = valueMask(size);
+      last[WRITTEN] = address;
+      last[WRITTEN_SIZE] = size;
+      found(value, mask);
+    };
   }
 
   /** The 64 Ki I/O ports. */
@@ -101,27 +184,6 @@ export class Bus {
   write(address: number, size: number, value: number): void {
     if (address >= 0 && address < LOW_END) this.writeLow(address | 0, size, value);
     else this.#writeSlowly(this.#table.find(address), address, size, value);
-  }
-
-  /**
-   * As `read`, below 4 GiB.
-   * @param address as a signed 32-bit integer: an unsigned one from 2^31 on is a box of its own to the compiler
-   */
-  readLow(address: number, size: number): number {
-    const owner = this.#table.findLow(address);
-    const claim = this.#claims[owner] as Claim;
-    const offset = (address - claim.base) | 0;
-    if (offset + size <= claim.length) return claim.read.call(claim.handler, offset, size) >>> 0;
-    return this.#readSlowly(owner, address >>> 0, size);
-  }
-
-  /** As `write`, below 4 GiB. @param address as a signed 32-bit integer */
-  writeLow(address: number, size: number, value: number): void {
-    const owner = this.#table.findLow(address);
-    const claim = this.#claims[owner] as Claim;
-    const offset = (address - claim.base) | 0;
-    if (offset + size <= claim.length) claim.write.call(claim.handler, offset, size, (value & signedMask(size)) >>> 0);
-    else this.#writeSlowly(owner, address >>> 0, size, value);
   }
 
   /** Who serves `address`; for reports and the trace. */
@@ -195,11 +257,13 @@ const NOBODY: IoHandler = {
 interface Claim {
   /** Of the base the low 32 bits, signed: offsets are differences modulo 2^32. */
   readonly base: number;
-  /** NOTHING for a range whose offsets need more than 31 bits, and for nobody. */
+  /** NOTHING for a range whose offsets need more than 31 bits, one that ends above 4 GiB, and for nobody. */
   readonly length: number;
   readonly handler: IoHandler;
   readonly read: IoHandler['read'];
   readonly write: IoHandler['write'];
+  readonly reader: IoHandler['reader'];
+  readonly writer: IoHandler['writer'];
   readonly row: BusRow;
 }
 
@@ -211,16 +275,24 @@ function claimOf(row: BusRow): Claim {
   const { base, length, handler } = row;
   // Each is called with its handler as `this`.
   // oxlint-disable-next-line typescript/unbound-method
-  const { read, write } = handler;
+  const { read, write, reader, writer } = handler;
   return {
     base: base | 0,
-    length: length > LONGEST_CLAIM || length === 0 ? NOTHING : length,
+    length: length > LONGEST_CLAIM || length === 0 || base + length > LOW_END ? NOTHING : length,
     handler,
     read,
     write,
+    reader,
+    writer,
     row,
   };
 }
+
+/** Words of what was asked last. */
+const READ = 0;
+const READ_SIZE = 1;
+const WRITTEN = 2;
+const WRITTEN_SIZE = 3;
 
 function hex(value: number): string {
   return `0x${value.toString(16)}`;

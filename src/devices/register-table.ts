@@ -1,6 +1,6 @@
 // Registers as rows, compiled into a handler: the run loop, the trace, the documentation and the tests read the same rows.
 // Byte enables as on a bus: a register wider than the access sees which of its bits are meant.
-import type { IoHandler } from './bus.js';
+import type { IoHandler, RegisterReader, RegisterWriter } from './bus.js';
 import { valueMask } from './value-mask.js';
 
 /** One register. Without `read` it reads as ones, without `write` it ignores writes. */
@@ -12,9 +12,9 @@ export interface RegisterRow {
   /** In bytes: 1, 2 or 4. */
   readonly size: number;
   /** @returns the whole register, unsigned */
-  readonly read?: () => number;
+  readonly read?: RegisterReader;
   /** `mask` has the bits that the access covers (all, unless it is narrower than the register); others are 0 in `value`. */
-  readonly write?: (value: number, mask: number) => void;
+  readonly write?: RegisterWriter;
 }
 
 /** What is said about a register without touching it. */
@@ -72,6 +72,16 @@ export class RegisterTable implements RegisterHandler {
       const mask = valueMask(size);
       row.write((value & mask) >>> 0, mask);
     } else this.#writeParts(offset, size, value);
+  }
+
+  reader(offset: number, size: number): RegisterReader | undefined {
+    const row = this.#readers[offset];
+    return row?.offset === offset && row.size === size ? row.read : undefined;
+  }
+
+  writer(offset: number, size: number): RegisterWriter | undefined {
+    const row = this.#writers[offset];
+    return row?.offset === offset && row.size === size ? row.write : undefined;
   }
 
   registerName(offset: number, isWrite: boolean): string | undefined {

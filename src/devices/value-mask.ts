@@ -3,14 +3,8 @@
 
 // Without a first element that is no number this would be a table of doubles, and every mask taken out of it a new box.
 const MASKS: readonly (number | undefined)[] = [undefined, 0xff, 0xffff, 0xff_ffff, 0xffff_ffff];
-const SIGNED_MASKS: readonly number[] = [-1, 0xff, 0xffff, 0xff_ffff, -1];
 
 /** @param bytes 1 to 4 @returns ones in all bits of so many bytes, unsigned */
 export function valueMask(bytes: number): number {
   return MASKS[bytes] ?? 0xffff_ffff;
-}
-
-/** The same bits as a signed 32-bit integer, for a value that is masked only. @param bytes 1 to 4 */
-export function signedMask(bytes: number): number {
-  return SIGNED_MASKS[bytes] ?? -1;
 }

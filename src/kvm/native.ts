@@ -12,9 +12,10 @@ export type AnyHandle = Handle<'system'> | Handle<'vm'> | Handle<'vcpu'> | Handl
 
 export interface NativeVcpu {
   readonly handle: Handle<'vcpu'>;
-  readonly enter: () => void;
+  /** What enter() takes. */
+  readonly place: number;
   readonly runBuffer: ArrayBuffer;
-  /** i32 errno at 0; two f64 stamps from 8. */
+  /** i32 errno at 0, i32 untimed at 4; two f64 stamps from 8. */
   readonly status: ArrayBuffer;
 }
 
@@ -48,6 +49,10 @@ export interface Native {
   dirtyLog(vm: Handle<'vm'>, slot: number, bitmap: Uint8Array): number;
   setMsrFilter(vm: Handle<'vm'>, flags: number, ranges: readonly NativeMsrRange[]): number;
   createVcpu(vm: Handle<'vm'>, id: number): NativeVcpu | number;
+  /** KVM_RUN of the vCPU at a place; EBADF when that is closed. Plain calls from optimized code: native/enter.cc. */
+  enter(this: void, place: number): void;
+  /** Cycles since the process's first vCPU was created. */
+  tsc(vcpu: Handle<'vcpu'>): number;
   becomeRunner(vcpu: Handle<'vcpu'>): number;
   kick(token: number): boolean;
   setSignalMask(vcpu: Handle<'vcpu'>, set?: Uint8Array): number;

@@ -61,6 +61,11 @@ export class VcpuFd {
   readonly enter: () => void;
   /** One element: 0, or errno of the last KVM_RUN. */
   readonly lastErrno: Int32Array;
+  /**
+   * One element: how many calls of enter() take no stamps, for these take longer than the rest. It counts down; below 0,
+   * as it is at first, each call takes them, and a call that took them leaves it below 0.
+   */
+  readonly untimed: Int32Array;
   /** TSC in cycles since the process's first vCPU was created: [0] at entry to the ioctl, [1] on return. */
   readonly stamps: Float64Array;
   /** struct kvm_run, the page of port data and the coalesced ring; detached when the vCPU is closed. */
@@ -71,11 +76,15 @@ export class VcpuFd {
 
   private constructor(
     readonly id: number,
-    { handle, enter, runBuffer, status }: NativeVcpu,
+    { handle, place, runBuffer, status }: NativeVcpu,
   ) {
     this.#ioctls = new Ioctls(handle, `vCPU ${id}`);
-    this.enter = enter;
+    const { enter } = this.#native;
+    // Who has the function has the handle with it, and the place is nobody else's.
+    const vcpu = { place, handle };
+    this.enter = () => enter(vcpu.place);
     this.lastErrno = new Int32Array(status, 0, 1);
+    this.untimed = new Int32Array(status, 4, 1);
     this.stamps = new Float64Array(status, 8, 2);
     this.runBuffer = runBuffer;
     this.run = {
@@ -282,6 +291,11 @@ export class VcpuFd {
   /** KVM API 4.37. */
   enableCap(cap: number, args: readonly (number | bigint)[] = [], flags = 0): void {
     this.#ioctls.buffer('KVM_ENABLE_CAP', abi.KVM_ENABLE_CAP, encodeEnableCap(cap, args, flags));
+  }
+
+  /** TSC in cycles, as in `stamps`. */
+  now(): number {
+    return this.#native.tsc(this.#ioctls.handle);
   }
 
   /** The calling thread is this vCPU's runner; with the token any thread can kick() it. The same token each time. */

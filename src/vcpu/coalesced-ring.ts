@@ -22,8 +22,8 @@ export class CoalescedRing {
   constructor(
     vcpu: { readonly run: Pick<VcpuFd['run'], 'u32' | 'view'> },
     private readonly lock: Int32Array,
-    private readonly pio: ExitBus,
-    private readonly mmio: ExitBus,
+    private readonly pio: Pick<ExitBus, 'write'>,
+    private readonly mmio: Pick<ExitBus, 'write'>,
   ) {
     this.#words = vcpu.run.u32;
     this.#view = vcpu.run.view;

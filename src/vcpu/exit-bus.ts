@@ -4,14 +4,13 @@
 export interface ExitBus {
   read(address: number, size: number): number;
   write(address: number, size: number, value: number): void;
-}
-
-/** The same for MMIO, where an address below 4 GiB is no small integer: as a signed one of 32 bits it needs no box. */
-export interface MmioExitBus extends ExitBus {
-  /** @param address `address | 0` of what `read` takes */
-  readLow(address: number, size: number): number;
-  /** @param address `address | 0` of what `write` takes */
-  writeLow(address: number, size: number, value: number): void;
+  /**
+   * The same below 4 GiB, where half of the addresses are no small integers: as signed ones of 32 bits they need no box.
+   * @param address `address | 0` of what `read` takes
+   */
+  readLow(this: void, address: number, size: number): number;
+  /** @param address `address | 0` of what `write` takes @param value signed or unsigned; bits beyond `size` do not count */
+  writeLow(this: void, address: number, size: number, value: number): void;
 }
 
 /** Handles the exits of hosts whose KVM falls short. Each call: true when performed and the guest can go on. */

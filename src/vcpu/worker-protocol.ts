@@ -3,7 +3,7 @@ import type { SharedGuestMemory } from '../memory/guest-memory.js';
 import type { CpuidEntry } from '../kvm/entries.js';
 import type { UnassistedInstruction } from './assist/assist.js';
 import type { VcpuState } from './dump.js';
-import type { ExitBus, MmioExitBus } from './exit-bus.js';
+import type { ExitBus } from './exit-bus.js';
 import type { VcpuStop } from './stop.js';
 
 /**
@@ -23,7 +23,7 @@ export interface OwnerWait {
 
 export interface VcpuBuses {
   readonly pio: ExitBus;
-  readonly mmio: MmioExitBus;
+  readonly mmio: ExitBus;
   /** Nonzero in word 0: the run is to end (see VcpuOptions.pending). */
   readonly pending: Int32Array;
 }

@@ -93,6 +93,22 @@ describe.skipIf(noKvm)('VcpuFd', () => {
       expect(new Set(stamps).size).toBe(4);
     });
 
+    test('"how many calls of enter() take no stamps": then the next one does, and all after it', () => {
+      using guest = microGuest({ code: Array.from({ length: 5 }, () => [0xe6, 0x10]).flat() });
+      const { untimed, stamps } = guest.vcpu;
+      expect(untimed[0]).toBeLessThan(0);
+      untimed[0] = 2;
+      const taken: number[] = [];
+      for (let i = 0; i < 5; i++) {
+        stamps.fill(0);
+        runToExit(guest.vcpu);
+        taken.push(stamps[1] ?? 0);
+      }
+      expect(taken.map((stamp) => stamp > 0)).toEqual([false, false, true, true, true]);
+      expect(untimed[0]).toBeLessThan(0);
+      expect(guest.vcpu.now()).toBeGreaterThan(taken[4] ?? 0);
+    });
+
     test('enter() takes no notice of arguments and receiver, and returns nothing', () => {
       using guest = microGuest({ code: [HLT] });
       expect(Reflect.apply(guest.vcpu.enter, { foreign: true }, [1, 'x'])).toBeUndefined();

@@ -15,7 +15,8 @@ function buildVcpuBuses(board: unknown): VcpuBuses {
   };
   const misdeed = misdeeds[String(board)];
   const quiet = { read: () => 0, write: () => undefined, readLow: () => 0, writeLow: () => undefined };
-  return { pio: { read: () => 0, write: () => misdeed?.() }, mmio: quiet, pending: new Int32Array(1) };
+  const misbehaving = { ...quiet, write: () => misdeed?.(), writeLow: () => misdeed?.() };
+  return { pio: misbehaving, mmio: quiet, pending: new Int32Array(1) };
 }
 
 void runVcpuThread(buildVcpuBuses);

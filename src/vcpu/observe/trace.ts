@@ -32,68 +32,69 @@ export function allocateTrace(records = DEFAULT_RECORDS): SharedArrayBuffer {
   return new SharedArrayBuffer(HEADER + records * RECORD);
 }
 
-/** The vCPU thread's end of a ring. The run loop calls it twice an exit; nothing is allocated. */
-export class TraceRecorder {
-  readonly #words: Int32Array;
-  readonly #doubles: Float64Array;
-  readonly #mask: number;
-  readonly #run: Int32Array;
-  readonly #stamps: Float64Array;
-  #head: number;
-  /** Word of the record being written at which the value belongs. */
-  #value = 0;
-
-  /** @param ring of allocateTrace(); one vCPU writes it at a time */
-  constructor(
-    ring: SharedArrayBuffer,
-    vcpu: Pick<VcpuFd, 'stamps' | 'getTscKhz'> & { run: Pick<VcpuFd['run'], 'i32'> },
-  ) {
-    this.#words = new Int32Array(ring);
-    this.#doubles = new Float64Array(ring);
-    this.#mask = (ring.byteLength - HEADER) / RECORD - 1;
-    this.#run = vcpu.run.i32;
-    this.#stamps = vcpu.stamps;
-    this.#head = Atomics.load(this.#words, HEAD);
-    this.#doubles[TRACE_LAYOUT.tscKhz] = vcpu.getTscKhz();
-  }
-
+/** The vCPU thread's end of a ring. The run loop calls both for each exit; nothing is allocated. */
+export interface TraceRecorder {
   /** Before an exit is served, so that one which never ends is seen, too. */
-  exited(): void {
-    const words = this.#words;
-    const run = this.#run;
-    const byte = HEADER + (this.#head & this.#mask) * RECORD;
-    const double = byte >> 3;
-    const word = byte >> 2;
-    this.#doubles[double] = this.#stamps[0] as number;
-    this.#doubles[double + 1] = this.#stamps[1] as number;
-    words[word + 4] = run[AT.exit_reason >> 2] as number;
-    words[word + 6] = run[UNION] as number;
-    words[word + 7] = run[UNION + 1] as number;
-    words[word + 8] = run[UNION + 2] as number;
-    words[word + 9] = run[UNION + 3] as number;
-    words[word + 10] = run[UNION + 4] as number;
-    words[word + 11] = run[UNION + 5] as number;
-    words[word + 12] = run[UNION + 6] as number;
-    words[word + 13] = run[UNION + 7] as number;
-    this.#value = word + 5;
-    this.#store(run[AT.exit_reason >> 2] as number);
-    this.#head = (this.#head + 1) | 0;
-    // Partner: TraceReader, which believes a record only when it is behind the head, before and after it was copied.
-    Atomics.store(words, HEAD, this.#head);
-  }
-
+  exited(): void;
   /** After it was served: what a read gave is known now. */
-  served(): void {
-    this.#store(this.#run[AT.exit_reason >> 2] as number);
-  }
-
-  // What goes over the bus: of a `rep ins` or `rep outs` the first item, of eight bytes the low half.
-  #store(reason: number): void {
-    const run = this.#run;
-    if (reason === KVM_EXIT_IO) this.#words[this.#value] = run[(run[AT.io.data_offset >> 2] as number) >> 2] as number;
-    else if (reason === KVM_EXIT_MMIO) this.#words[this.#value] = run[AT.mmio.data >> 2] as number;
-  }
+  served(): void;
 }
 
-/** Word of struct kvm_run at which the union of the exits begins. */
+/**
+ * Functions that close over the ring, and not a class, for the reason that exit-path.ts gives.
+ * @param ring of allocateTrace(); one vCPU writes it at a time
+ */
+export function createTraceRecorder(
+  ring: SharedArrayBuffer,
+  vcpu: Pick<VcpuFd, 'stamps' | 'getTscKhz'> & { run: Pick<VcpuFd['run'], 'i32'> },
+): TraceRecorder {
+  const words = new Int32Array(ring);
+  const doubles = new Float64Array(ring);
+  const mask = (ring.byteLength - HEADER) / RECORD - 1;
+  const run = vcpu.run.i32;
+  const { stamps } = vcpu;
+  let head = Atomics.load(words, HEAD);
+  /** Word of the record being written at which the value belongs. */
+  let value = 0;
+  doubles[TRACE_LAYOUT.tscKhz] = vcpu.getTscKhz();
+
+  // What goes over the bus: of a `rep ins` or `rep outs` the first item, of eight bytes the low half.
+  const store = (): void => {
+    const reason = run[REASON] as number;
+    if (reason === IS_IO) words[value] = run[(run[IO_DATA] as number) >> 2] as number;
+    else if (reason === IS_MMIO) words[value] = run[MMIO_DATA] as number;
+  };
+
+  return {
+    exited() {
+      const byte = HEADER + (head & mask) * RECORD;
+      const double = byte >> 3;
+      const word = byte >> 2;
+      doubles[double] = stamps[0] as number;
+      doubles[double + 1] = stamps[1] as number;
+      words[word + 4] = run[REASON] as number;
+      words[word + 6] = run[UNION] as number;
+      words[word + 7] = run[UNION + 1] as number;
+      words[word + 8] = run[UNION + 2] as number;
+      words[word + 9] = run[UNION + 3] as number;
+      words[word + 10] = run[UNION + 4] as number;
+      words[word + 11] = run[UNION + 5] as number;
+      words[word + 12] = run[UNION + 6] as number;
+      words[word + 13] = run[UNION + 7] as number;
+      value = word + 5;
+      store();
+      head = (head + 1) | 0;
+      // Partner: TraceReader, which believes a record only when it is behind the head, before and after it was copied.
+      Atomics.store(words, HEAD, head);
+    },
+    served: store,
+  };
+}
+
+/** Words of struct kvm_run; constants of this file, as in exit-path.ts. */
+const REASON = AT.exit_reason >> 2;
 const UNION = AT.io.direction >> 2;
+const IO_DATA = AT.io.data_offset >> 2;
+const MMIO_DATA = AT.mmio.data >> 2;
+const IS_IO = KVM_EXIT_IO;
+const IS_MMIO = KVM_EXIT_MMIO;

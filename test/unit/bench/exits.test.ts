@@ -62,8 +62,10 @@ const cell = (id: string, tier: string, ns: number): Cell => ({
   ns: between(ns - 1, ns + 1),
   ratio: between(8000 / ns, 8000 / ns),
   beyondC: between(ns - 8001, ns - 7999),
+  singleBeyondC: between(ns - 8001, ns - 7999),
   p50: ns,
   p99: ns * 2,
+  disturbed: 0,
 });
 
 describe('goals', () => {

@@ -22,6 +22,17 @@ function memory(name: string, length: number, seed: number): IoHandler & { reado
   };
 }
 
+/** The same with registers of four bytes, each with functions of its own. */
+function registers(name: string, length: number, seed: number): IoHandler {
+  const all = memory(name, length, seed);
+  const isRegister = (offset: number, size: number): boolean => size === 4 && offset % 4 === 0;
+  return {
+    ...all,
+    reader: (offset, size) => (isRegister(offset, size) ? () => all.read(offset, size) : undefined),
+    writer: (offset, size) => (isRegister(offset, size) ? (value) => all.write(offset, size, value) : undefined),
+  };
+}
+
 describe('attach', () => {
   test('"refuses overlap and names both owners", with both ranges', () => {
     const bus = Bus.ports();
@@ -115,6 +126,40 @@ describe('look-up', () => {
     expect([bus.read(0xd000_0000, 1), bus.read(0xd000_0008, 1), bus.read(0xd000_1000, 1)]).toEqual([1, 2, 3]);
   });
 
+  test('an address is not taken for another one that differs by 4 GiB', () => {
+    const bus = Bus.mmio();
+    bus.attach(0xffff_f000, 0x2000, memory('across', 0x2000, 1));
+    bus.attach(0x2_0000_0000, 0x1000, memory('above', 0x1000, 2));
+    for (const [address, value] of [
+      [0xffff_f000, 1],
+      [0, 0xff],
+      [0x1_0000_0000, (1 + 0x1000 * 7) & 0xff],
+      [0, 0xff],
+      [0x2_0000_0000, 2],
+      [0, 0xff],
+    ] as const)
+      expect(bus.read(address, 1), address.toString(16)).toBe(value);
+  });
+
+  test('"the bus then calls it without asking again": a register that was asked before is not looked for', () => {
+    const bus = Bus.ports();
+    let asked = 0;
+    const values: [number, number][] = [];
+    bus.attach(0x10, 4, {
+      name: 'one',
+      read: () => 0,
+      write: () => undefined,
+      reader: () => (asked++, () => 0x8000_0001),
+      writer: () => (asked++, (value, mask) => void values.push([value, mask])),
+    });
+    for (let i = 0; i < 3; i++) {
+      expect(bus.read(0x10, 4)).toBe(0x8000_0001);
+      bus.write(0x10, 2, 0xfedc_ba98);
+    }
+    expect(asked).toBe(2);
+    expect(values).toEqual(Array.from({ length: 3 }, () => [0xba98, 0xffff]));
+  });
+
   const ranges = fc.array(fc.tuple(fc.nat(0x3000), fc.oneof(fc.integer({ min: 1, max: 40 }), fc.constant(0x1400))), {
     maxLength: 12,
   });
@@ -130,7 +175,8 @@ describe('look-up', () => {
         const model = new Map<number, number>();
         for (const [index, [base, length]] of wanted.entries()) {
           const isTaken = Array.from({ length }, (_, i) => base + i).some((at) => model.has(at));
-          const attach = (): void => bus.attach(origin + base, length, memory(`d${index}`, length, index));
+          const attach = (): void =>
+            bus.attach(origin + base, length, (index % 2 === 0 ? memory : registers)(`d${index}`, length, index));
           if (isTaken) {
             expect(attach).toThrow(/overlaps/);
             continue;

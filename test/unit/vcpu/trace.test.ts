@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { KVM_EXIT_HLT, KVM_EXIT_IO, KVM_EXIT_MMIO, KVM_EXIT_X86_WRMSR } from '../../../src/kvm/abi.js';
 import { KVM_RUN_OFFSET as AT } from '../../../src/kvm/kvm-run.js';
 import { TraceReader } from '../../../src/vcpu/observe/trace-reader.js';
-import { allocateTrace, TraceRecorder } from '../../../src/vcpu/observe/trace.js';
+import { allocateTrace, createTraceRecorder } from '../../../src/vcpu/observe/trace.js';
 
 const DATA = 4096;
 
@@ -13,7 +13,7 @@ function rig(records = 8) {
   const view = new DataView(buffer);
   const stamps = new Float64Array(2);
   const ring = allocateTrace(records);
-  const recorder = new TraceRecorder(ring, {
+  const recorder = createTraceRecorder(ring, {
     stamps,
     getTscKhz: () => 2_000_000,
     run: { i32: new Int32Array(buffer) },
@@ -135,7 +135,7 @@ describe('a reader', () => {
     const { ring, recorder, at, io } = rig(4);
     const words = new Int32Array(ring);
     words[0] = 2 ** 31 - 2;
-    const wrapping = new TraceRecorder(ring, {
+    const wrapping = createTraceRecorder(ring, {
       stamps: new Float64Array([1, 2]),
       getTscKhz: () => 1,
       run: { i32: new Int32Array(3 * 1024).fill(0).with(AT.exit_reason >> 2, KVM_EXIT_HLT) },
