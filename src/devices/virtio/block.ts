@@ -102,6 +102,7 @@ export class VirtioBlock implements VirtioDevice {
 
   attach(host: DeviceHost): void {
     this.#host = host;
+    this.#backend.attach?.((error) => host.fail(error));
   }
 
   activate(link: DeviceLink): void {
@@ -144,6 +145,10 @@ export class VirtioBlock implements VirtioDevice {
 
   /** Called by a transfer whose backend is done. */
   finish(transfer: Transfer, errno: number): void {
+    this.#guard(() => this.#finish(transfer, errno));
+  }
+
+  #finish(transfer: Transfer, errno: number): void {
     if (errno !== 0) {
       const { type, position, bytes } = transfer;
       this.#host?.warn(`${WORDS[type]} of ${bytes} bytes at ${position} failed: ${errnoWords(errno)}`);
@@ -157,7 +162,17 @@ export class VirtioBlock implements VirtioDevice {
 
   #flushQueue(): void {
     this.#isFlushDue = false;
-    this.#queue?.flush();
+    this.#guard(() => this.#queue?.flush());
+  }
+
+  /** For what the backend, a timer or the event loop calls: an error is this device's, not theirs. */
+  #guard(action: () => void): void {
+    try {
+      action();
+    } catch (error) {
+      if (this.#host === undefined) throw error;
+      this.#host.fail(error);
+    }
   }
 
   /** @returns false when the chain went back, and the ones behind it have to wait */
@@ -255,8 +270,10 @@ export class VirtioBlock implements VirtioDevice {
         done(errno);
         return;
       }
-      this.#startRange(transfer, ranges, index + 1);
-      this.#backend.submit();
+      this.#guard(() => {
+        this.#startRange(transfer, ranges, index + 1);
+        this.#backend.submit();
+      });
     };
     if (transfer.type === REQUEST.DISCARD) this.#backend.discard(range.position, range.length, next);
     else this.#backend.writeZeroes(range.position, range.length, next);
@@ -269,8 +286,10 @@ export class VirtioBlock implements VirtioDevice {
         done(errno);
         return;
       }
-      this.#backend.flush(done);
-      this.#backend.submit();
+      this.#guard(() => {
+        this.#backend.flush(done);
+        this.#backend.submit();
+      });
     };
   }
 
@@ -286,7 +305,7 @@ export class VirtioBlock implements VirtioDevice {
     this.#counters.waits++;
     this.#callOff = this.#timer.after(milliseconds, () => {
       this.#callOff = undefined;
-      this.notify();
+      this.#guard(() => this.notify());
     });
   }
 }

@@ -221,7 +221,7 @@ export class VirtioConsole implements VirtioDevice {
   #comeAgain(): void {
     this.#turn ??= setImmediate(() => {
       this.#turn = undefined;
-      this.#deliver(TURN_BYTES);
+      this.#guard(() => this.#deliver(TURN_BYTES));
     });
   }
 
@@ -235,8 +235,18 @@ export class VirtioConsole implements VirtioDevice {
   #askAgain(): void {
     this.#inputTurn ??= setImmediate(() => {
       this.#inputTurn = undefined;
-      this.#tellWritable();
+      this.#guard(() => this.#tellWritable());
     });
+  }
+
+  /** For what the event loop calls: an error ends the machine, not the process. */
+  #guard(action: () => void): void {
+    try {
+      action();
+    } catch (error) {
+      if (this.#host === undefined) throw error;
+      this.#host.fail(error);
+    }
   }
 
   /** Bytes of the chains that nobody was given; they go back. */

@@ -1,5 +1,6 @@
 // The owner's half of a virtio-mmio device: activates queues, hears doorbells, interrupts the driver, and resets.
 // VIRTIO 1.2 §3.1.1 (initialization), §2.1.2 (DEVICE_NEEDS_RESET), §2.5 (configuration space), §2.9 (notifications).
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { GuestMemory } from '../../memory/guest-memory.js';
 import type { IrqLine } from '../irq-line.js';
 import { FEATURE, INTERRUPT, STATUS } from './abi.js';
@@ -7,6 +8,8 @@ import type { DeviceHost, DeviceLink, VirtioDevice } from './device.js';
 import { isActive, queueLayout } from './mmio-front.js';
 import { offeredFeatures, resetFields, type MmioState } from './mmio-state.js';
 import { Virtqueue } from './queue.js';
+
+const CLOSE_AFTER_FAILURE_MS = 1000;
 
 /** What the back needs of an EventFd. */
 export interface Doorbell {
@@ -92,6 +95,15 @@ export class MmioBack implements DeviceHost {
     this.#parts.warn(`${this.device.offer.name}: ${message}`);
   }
 
+  fail(error: unknown): void {
+    const { onFailure } = this.#parts;
+    if (onFailure === undefined) throw error;
+    if (this.#hasFailed) return;
+    this.#hasFailed = true;
+    for (const queue of this.#queues) void queue?.stop();
+    onFailure(`device ${this.device.offer.name} failed: ${String(error)}`);
+  }
+
   report(): VirtioReport {
     const { name } = this.device.offer;
     const sum = { ...this.#sum };
@@ -110,7 +122,12 @@ export class MmioBack implements DeviceHost {
     this.#call(() => this.device.cancel());
     // Those too that a reset was waiting for. A device that threw may have lost a chain.
     if (!this.#hasFailed) await Promise.all(this.#stopping);
-    await this.device.close();
+    try {
+      // Nor may such a one ever come to its end, and the machine has a reason to give.
+      await Promise.race([this.device.close(), ...(this.#hasFailed ? [sleep(CLOSE_AFTER_FAILURE_MS)] : [])]);
+    } catch (error) {
+      this.warn(`it could not be closed: ${String(error)}`);
+    }
   }
 
   // One thing after the other: a reset waits for the host's I/O, and what comes meanwhile is looked at afterwards.
@@ -189,16 +206,13 @@ export class MmioBack implements DeviceHost {
   }
 
   /** What a device throws is a bug of its own, which ends its machine and no other. */
-  #call(action: () => void): void {
+  #call(action: () => void | Promise<void>): void {
     if (this.#hasFailed) return;
     try {
-      action();
+      const result = action();
+      if (result instanceof Promise) result.catch((error: unknown) => this.fail(error));
     } catch (error) {
-      const { onFailure } = this.#parts;
-      if (onFailure === undefined) throw error;
-      this.#hasFailed = true;
-      for (const queue of this.#queues) void queue?.stop();
-      onFailure(`device ${this.device.offer.name} failed: ${String(error)}`);
+      this.fail(error);
     }
   }
 

@@ -113,9 +113,10 @@ export class NetDevice implements VirtioDevice {
     const backend = this.#backend;
     const link: NetLink = {
       mac: this.#mac.slice(),
-      receive: (frame) => this.#receive(frame),
-      ready: () => this.#ready(),
-      setLinkUp: (isUp) => this.#setLinkUp(isUp),
+      // A frame that ended the machine is taken.
+      receive: (frame) => this.#guard(() => this.#receive(frame)) ?? true,
+      ready: () => this.#guard(() => this.#ready()),
+      setLinkUp: (isUp) => this.#guard(() => this.#setLinkUp(isUp)),
       warn: (message) => this.#warn(message),
     };
     try {
@@ -329,8 +330,19 @@ export class NetDevice implements VirtioDevice {
     this.#isFlushDue = true;
     queueMicrotask(() => {
       this.#isFlushDue = false;
-      this.#receiving?.flush();
+      this.#guard(() => this.#receiving?.flush());
     });
+  }
+
+  /** For what the backend or the event loop calls: an error is this device's, not theirs. */
+  #guard<T>(action: () => T): T | undefined {
+    try {
+      return action();
+    } catch (error) {
+      if (this.#host === undefined) throw error;
+      this.#host.fail(error);
+      return undefined;
+    }
   }
 
   #publishLink(): void {
