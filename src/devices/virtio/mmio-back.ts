@@ -13,7 +13,7 @@ const CLOSE_AFTER_FAILURE_MS = 1000;
 
 /** What the back needs of an EventFd. */
 export interface Doorbell {
-  onReadable(callback: () => void): { close(): void };
+  onReadable(callback: (count: number) => void): { close(): void };
 }
 
 export interface MmioBackParts {
@@ -31,7 +31,9 @@ export interface MmioBackParts {
 /** What a device did so far, for the machine's report. */
 export interface VirtioReport {
   readonly name: string;
-  /** Times that the event loop saw a doorbell; several kicks at once are one. */
+  /** Times that the driver rang a doorbell. */
+  readonly rings: number;
+  /** Times that the event loop saw that: several rings at once are one. */
   readonly kicks: number;
   /** Chains taken from all queues, and those returned because a buffer was not in RAM. */
   readonly chains: number;
@@ -53,7 +55,7 @@ export class MmioBack implements DeviceHost {
   readonly #turns = new Map<number, NodeJS.Immediate>();
   /** Queues on their way to standing still. */
   readonly #stopping = new Set<Promise<void>>();
-  readonly #sum = { kicks: 0, chains: 0, dropped: 0, interrupts: 0, resets: 0, needsReset: 0 };
+  readonly #sum = { rings: 0, kicks: 0, chains: 0, dropped: 0, interrupts: 0, resets: 0, needsReset: 0 };
   #isActive = false;
   #isBusy = false;
   #hasFailed = false;
@@ -69,7 +71,8 @@ export class MmioBack implements DeviceHost {
     this.#watchers = [
       parts.control.onReadable(() => void this.#onControl()),
       ...parts.doorbells.map((bell, index) =>
-        bell.onReadable(() => {
+        bell.onReadable((count) => {
+          this.#sum.rings += count;
           this.#sum.kicks++;
           this.#notify(index);
         }),
