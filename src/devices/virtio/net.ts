@@ -68,6 +68,9 @@ export class NetDevice implements VirtioDevice {
     bytesSent: 0,
     framesReceived: 0,
     bytesReceived: 0,
+    /** Bytes of the largest frame each way: larger than the network's when segments are cut here. */
+    largestSent: 0,
+    largestReceived: 0,
     /** Sent by the guest: too short, too long, or with a header that cannot be believed. */
     malformed: 0,
     /** Sent from an address that is not the guest's. */
@@ -200,6 +203,7 @@ export class NetDevice implements VirtioDevice {
     this.#fill(queue, skip === 0 ? frame : frame.subarray(skip), length);
     this.#counters.framesReceived++;
     this.#counters.bytesReceived += length - NET_HEADER;
+    this.#counters.largestReceived = Math.max(this.#counters.largestReceived, length - NET_HEADER);
     return true;
   }
 
@@ -286,6 +290,7 @@ export class NetDevice implements VirtioDevice {
     }
     this.#counters.framesSent++;
     this.#counters.bytesSent += length - NET_HEADER;
+    this.#counters.largestSent = Math.max(this.#counters.largestSent, length - NET_HEADER);
     queue.push(chain, 0);
     return true;
   }
