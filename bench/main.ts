@@ -51,7 +51,7 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   'guest-io': {
     summary: 'requests, TCP and exits from inside the default guest; doorbell and interrupt latencies',
     takes: [],
-    rounds: 5,
+    rounds: 3,
     run: benchGuestIo,
   },
   exits: {

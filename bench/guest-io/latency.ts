@@ -34,7 +34,10 @@ export interface Latency {
 export interface Latencies {
   /** From the guest's store to QueueNotify to the first instruction of the device's `notify`. */
   readonly doorbell: Latency;
-  /** From the device's word to the first instruction of the guest's interrupt handler; the guest is awake. */
+  /**
+   * From the device's word to the first instruction of the guest's interrupt handler; the guest is awake. A KVM that
+   * emulates kernel code looks for interrupts between batches of instructions: this is half a batch then.
+   */
   readonly interrupt: Latency;
   /** A step of the guest's clock, p50: nothing is known better than that. */
   readonly resolution: number;
@@ -127,7 +130,7 @@ class GuestClock {
     const { cycles, seen } = { cycles: look.#cycles, seen: look.#seen };
     await sleep(500);
     await look.set(Number.POSITIVE_INFINITY);
-    return new GuestClock(memory, ((look.#cycles - cycles) >>> 0) / (look.#seen - seen));
+    return new GuestClock(memory, (look.#cycles - cycles) / (look.#seen - seen));
   }
 
   /** Microseconds of a step, the middle one. */
@@ -144,7 +147,7 @@ class GuestClock {
       const steps = Array.from({ length: STEPS }, () => this.#look());
       const since = steps.slice(1).map(({ seen }, i) => seen - (steps[i]?.seen ?? 0));
       if (Math.max(...since) < longest) {
-        const lead = ({ cycles, seen }: Step): number => ((cycles - this.#cycles) >>> 0) / this.cyclesPerMicrosecond - seen;
+        const lead = ({ cycles, seen }: Step): number => cycles / this.cyclesPerMicrosecond - seen;
         const best = steps.reduce((a, b) => (lead(b) > lead(a) ? b : a));
         this.#cycles = best.cycles;
         this.#seen = best.seen;
@@ -157,7 +160,7 @@ class GuestClock {
 
   /** A stamp of the guest's, in microseconds since the clock was set. */
   stamp(gpa: number): number {
-    return ((this.#memory.readU32(gpa) - this.#cycles) | 0) / this.cyclesPerMicrosecond;
+    return (Number(this.#memory.readU64(gpa)) - this.#cycles) / this.cyclesPerMicrosecond;
   }
 
   /** The host's time as one. */
@@ -166,9 +169,9 @@ class GuestClock {
   }
 
   #look(): Step {
-    const first = this.#memory.readU32(AT.clock);
+    const first = Number(this.#memory.readU64(AT.clock));
     for (;;) {
-      const cycles = this.#memory.readU32(AT.clock);
+      const cycles = Number(this.#memory.readU64(AT.clock));
       if (cycles !== first) return { cycles, seen: now() };
     }
   }
