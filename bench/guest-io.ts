@@ -38,7 +38,7 @@ const CASES: readonly Case[] = [
 
 /** Processor time of the vCPU that one batch is to take: the talk around it is small beside it. */
 const BATCH_NANOSECONDS = 1.5e9;
-const LATENCY_SAMPLES = 400;
+const LATENCY_SAMPLES = 200;
 
 /** Of one unit; times in microseconds of a processor. */
 const COLUMNS = {
