@@ -19,6 +19,7 @@ import {
   type ByteRange,
 } from './block-request.js';
 import type { DeviceHost, DeviceLink, VirtioDevice, VirtioOffer } from './device.js';
+import { guarded } from './guarded.js';
 import type { DescriptorChain, Virtqueue } from './queue.js';
 
 /** When a rate limit lets the next request through. */
@@ -145,7 +146,7 @@ export class VirtioBlock implements VirtioDevice {
 
   /** Called by a transfer whose backend is done. */
   finish(transfer: Transfer, errno: number): void {
-    this.#guard(() => this.#finish(transfer, errno));
+    guarded(this.#host, () => this.#finish(transfer, errno));
   }
 
   #finish(transfer: Transfer, errno: number): void {
@@ -162,17 +163,7 @@ export class VirtioBlock implements VirtioDevice {
 
   #flushQueue(): void {
     this.#isFlushDue = false;
-    this.#guard(() => this.#queue?.flush());
-  }
-
-  /** For what the backend, a timer or the event loop calls: an error is this device's, not theirs. */
-  #guard(action: () => void): void {
-    try {
-      action();
-    } catch (error) {
-      if (this.#host === undefined) throw error;
-      this.#host.fail(error);
-    }
+    guarded(this.#host, () => this.#queue?.flush());
   }
 
   /** @returns false when the chain went back, and the ones behind it have to wait */
@@ -270,7 +261,7 @@ export class VirtioBlock implements VirtioDevice {
         done(errno);
         return;
       }
-      this.#guard(() => {
+      guarded(this.#host, () => {
         this.#startRange(transfer, ranges, index + 1);
         this.#backend.submit();
       });
@@ -286,7 +277,7 @@ export class VirtioBlock implements VirtioDevice {
         done(errno);
         return;
       }
-      this.#guard(() => {
+      guarded(this.#host, () => {
         this.#backend.flush(done);
         this.#backend.submit();
       });
@@ -305,7 +296,7 @@ export class VirtioBlock implements VirtioDevice {
     this.#counters.waits++;
     this.#callOff = this.#timer.after(milliseconds, () => {
       this.#callOff = undefined;
-      this.#guard(() => this.notify());
+      guarded(this.#host, () => this.notify());
     });
   }
 }

@@ -5,6 +5,7 @@ import type { NetBackend, NetLink } from '../backend/net-backend.js';
 import { DEVICE_ID } from './abi.js';
 import { CopyBuffer } from './copy-buffer.js';
 import type { DescriptorChain, DeviceHost, DeviceLink, VirtioDevice, VirtioOffer, Virtqueue } from './device.js';
+import { guarded } from './guarded.js';
 import type { GuestVector } from './guest-vector.js';
 import { checkTransmitHeader, NET_FEATURE, NET_HEADER, setBufferCount, type TransmitOffloads } from './net-header.js';
 
@@ -117,9 +118,9 @@ export class NetDevice implements VirtioDevice {
     const link: NetLink = {
       mac: this.#mac.slice(),
       // A frame that ended the machine is taken.
-      receive: (frame) => this.#guard(() => this.#receive(frame)) ?? true,
-      ready: () => this.#guard(() => this.#ready()),
-      setLinkUp: (isUp) => this.#guard(() => this.#setLinkUp(isUp)),
+      receive: (frame) => guarded(this.#host, () => this.#receive(frame)) ?? true,
+      ready: () => guarded(this.#host, () => this.#ready()),
+      setLinkUp: (isUp) => guarded(this.#host, () => this.#setLinkUp(isUp)),
       warn: (message) => this.#warn(message),
     };
     try {
@@ -335,19 +336,8 @@ export class NetDevice implements VirtioDevice {
     this.#isFlushDue = true;
     queueMicrotask(() => {
       this.#isFlushDue = false;
-      this.#guard(() => this.#receiving?.flush());
+      guarded(this.#host, () => this.#receiving?.flush());
     });
-  }
-
-  /** For what the backend or the event loop calls: an error is this device's, not theirs. */
-  #guard<T>(action: () => T): T | undefined {
-    try {
-      return action();
-    } catch (error) {
-      if (this.#host === undefined) throw error;
-      this.#host.fail(error);
-      return undefined;
-    }
   }
 
   #publishLink(): void {
