@@ -7,6 +7,7 @@ export default defineConfig({
     // Node loads our own code as a user's process does: one instance of each module, real worker URLs.
     server: { deps: { external: [/\/dist\//] } },
     pool: 'forks',
+    globalSetup: ['./dist/test/support/install-programs.js'],
     // Two files at a time: real boots are processor-bound and these tests must also pass on two cores.
     maxWorkers: 2,
     testTimeout: 60_000,

@@ -76,14 +76,20 @@ export async function updateLists(options: PackageOptions): Promise<void> {
   }
 }
 
-/** Installs what is missing when root; otherwise throws one sentence with the command that does it. */
-export async function ensureInstalled(needs: readonly Need[], options: PackageOptions): Promise<void> {
+/**
+ * Installs what is missing when root; otherwise throws one sentence with the command that does it.
+ * @param options.purpose what cannot be done without, for that sentence
+ */
+export async function ensureInstalled(
+  needs: readonly Need[],
+  { purpose = 'build the default guest', ...options }: PackageOptions & { readonly purpose?: string },
+): Promise<void> {
   const missing = missingPackages(needs);
   if (missing.length === 0) return;
   const command = `apt-get install --no-install-recommends ${missing.join(' ')}`;
   if (!haveApt() || !isRoot()) {
     const how = haveApt() ? `run as root: ${command}` : 'install them with the package manager of this machine';
-    throw new Error(`cannot build the default guest: ${missing.join(', ')} not installed; ${how}`);
+    throw new Error(`cannot ${purpose}: ${missing.join(', ')} not installed; ${how}`);
   }
   options.onDetail?.(`installing ${missing.join(', ')}`);
   await run('apt-get', ['-qq', '-y', 'install', '--no-install-recommends', ...missing], {
@@ -92,8 +98,7 @@ export async function ensureInstalled(needs: readonly Need[], options: PackageOp
     signal: options.signal,
   });
   const still = missingPackages(needs);
-  if (still.length > 0)
-    throw new Error(`cannot build the default guest: "${command}" did not bring ${still.join(', ')}`);
+  if (still.length > 0) throw new Error(`cannot ${purpose}: "${command}" did not bring ${still.join(', ')}`);
 }
 
 /** The version that apt would install, or undefined when it knows no such package. */

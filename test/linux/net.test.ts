@@ -17,6 +17,7 @@ import { GuestSession } from '../support/guest-session.js';
 import { noKvm } from '../support/kvm.js';
 import { BOOT_MS, emulatesKernelCode, guestConfig, PREPARE_MS } from '../support/linux.js';
 import { addWayOut, enterOwnNetwork, ip, noNetns, WAY_OUT } from '../support/netns.js';
+import { programsMissing } from '../support/programs.js';
 import { amount } from '../support/soak.js';
 
 const MIB = 2 ** 20;
@@ -24,7 +25,7 @@ const MIB = 2 ** 20;
 const BYTES = emulatesKernelCode() ? amount(MIB / 2, 8 * MIB) : 8 * MIB;
 const NET_MS = 2 * BOOT_MS;
 
-const skipped = noKvm ? 'no KVM' : noNetns;
+const skipped = noKvm ? 'no KVM' : (noNetns ?? programsMissing('busybox', 'passt', 'tcpdump'));
 const folder = mkdtempSync(join(tmpdir(), 'microvisor-net-'));
 const blob = randomBytes(BYTES);
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');

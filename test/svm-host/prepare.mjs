@@ -1,6 +1,9 @@
-// Prepares, where they are not in the cache yet, the guests that the tests on the SVM host boot.
+// Prepares, where they are not there yet, the programs that the tests on the SVM host use and the guests that they boot.
 // In plain JavaScript over dist/, like native/build.mjs: a step of npm's scripts, not part of the package.
 import { prepareGuest } from '../../dist/guests/linux/prepare.js';
+import { setup } from '../../dist/test/support/install-programs.js';
+
+await setup();
 
 for (const flavour of ['small', 'stock']) {
   let stage = '';

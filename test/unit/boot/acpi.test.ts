@@ -9,6 +9,7 @@ import { eisaId, integer, packageOf, scope, named, string } from '../../../src/b
 import { type AcpiTable, acpiTables } from '../../../src/boot/acpi/tables.js';
 import { byteSum } from '../../../src/boot/checksum.js';
 import { boot, bootError } from '../../support/boot.js';
+import { programsMissing } from '../../support/programs.js';
 
 const DEVICES = Array.from({ length: 20 }, (_, i) => ({
   base: 0xd000_0000 + i * 0x1000,
@@ -141,18 +142,9 @@ describe('AML', () => {
   });
 });
 
-/** Why iasl cannot be asked, or undefined. */
-function iaslMissing(): string | undefined {
-  try {
-    execFileSync('iasl', ['-v'], { stdio: 'ignore' });
-    return undefined;
-  } catch {
-    process.stderr.write('skipped, needs iasl: apt-get install acpica-tools\n');
-    return 'iasl is missing';
-  }
-}
+const noIasl = programsMissing('iasl');
 
-describe.skipIf(iaslMissing() !== undefined)('iasl', () => {
+describe.skipIf(noIasl !== undefined)('iasl', () => {
   let folder = '';
   beforeAll(() => {
     folder = mkdtempSync(join(tmpdir(), 'microvisor-acpi-'));

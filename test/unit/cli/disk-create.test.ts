@@ -16,13 +16,13 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { createDisk, type DiskRequest } from '../../../src/cli/disk-create.js';
+import { programsMissing } from '../../support/programs.js';
 
 const MAIN = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));
 const MIB = 2 ** 20;
 const PATH = `${process.env['PATH'] ?? ''}:/sbin:/usr/sbin`;
 
-const noTools = spawnSync('mke2fs', ['-V'], { env: { PATH } }).error !== undefined;
-if (noTools) process.stderr.write('skipped: no mke2fs (apt-get install e2fsprogs)\n');
+const noTools = programsMissing('debugfs', 'e2fsck', 'mke2fs') !== undefined;
 
 let folder: string;
 beforeEach(() => {

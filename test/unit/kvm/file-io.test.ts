@@ -1,5 +1,6 @@
 // Transfers of the addon's I/O engine on real files: with io_uring, and as where it is forbidden.
 // preadv2(2), pwritev(2), fallocate(2), fcntl(2) F_OFD_SETLK.
+import { execFileSync } from 'node:child_process';
 import {
   closeSync,
   ftruncateSync,
@@ -10,6 +11,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -213,23 +215,20 @@ describe.each([
   });
 
   it('no transfer occupies Node’s thread pool: it answers while its own four threads are all busy', async () => {
-    // A name that never resolves quickly would do; here the pool is simply filled with work.
-    const { pbkdf2 } = await import('node:crypto');
-    let ended = 0;
-    const busy = Array.from(
-      { length: 8 },
-      () =>
-        new Promise<void>((resolve) =>
-          pbkdf2('p', 's', 60_000, 64, 'sha512', () => {
-            ended++;
-            resolve();
-          }),
-        ),
-    );
+    // Opening a FIFO for reading waits for a writer: four of them are all that the pool has.
+    const fifos = Array.from({ length: 4 }, (_, i) => join(folder, `pool-${i}-${String(uring)}`));
+    execFileSync('mkfifo', fifos);
+    let opened = 0;
+    const busy = fifos.map(async (fifo) => {
+      const handle = await open(fifo, 'r');
+      opened++;
+      await handle.close();
+    });
     const { io, write, sync } = rig(uring);
     expect(await write(0, [0, 4096])).toBe(0);
     expect(await sync()).toBe(0);
-    expect(ended).toBeLessThan(8);
+    expect(opened).toBe(0);
+    for (const fifo of fifos) closeSync(openSync(fifo, 'w'));
     await Promise.all(busy);
     await io.close();
   });

@@ -11,12 +11,9 @@ import { REG } from '../../../support/virtqueue-driver.js';
 import { dhcpDiscover, offeredAddress } from '../../../support/dhcp.js';
 import { addWayOut, enterOwnNetwork, noNetns, WAY_OUT } from '../../../support/netns.js';
 import { GUEST_MAC, KeepingBackend, NetRig } from '../../../support/net-rig.js';
+import { programsMissing } from '../../../support/programs.js';
 
-const noPasst = ((): string | undefined => {
-  if (noNetns !== undefined) return noNetns;
-  const isThere = (process.env['PATH'] ?? '').split(':').some((folder) => existsSync(`${folder}/passt`));
-  return isThere ? undefined : 'passt is not installed: apt-get install passt';
-})();
+const noPasst = noNetns ?? programsMissing('passt');
 
 /** Processes whose parent is `pid`, by the name of their program. */
 function children(pid: number, program = 'passt'): number[] {

@@ -7,19 +7,12 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { PcapFile, recordFrames } from '../../../../src/devices/backend/pcap.js';
 import { frame, KeepingBackend, NetRig } from '../../../support/net-rig.js';
+import { programsMissing } from '../../../support/programs.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'microvisor-pcap-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-function runs(program: string, argument: string): boolean {
-  try {
-    execFileSync(program, [argument], { stdio: 'ignore' });
-    return true;
-  } catch {
-    return false;
-  }
-}
-const hasTcpdump = runs('tcpdump', '--version');
+const noTcpdump = programsMissing('tcpdump');
 
 const tcpdump = (path: string): string[] =>
   execFileSync('tcpdump', ['-n', '-e', '-tt', '-r', path], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
@@ -29,30 +22,33 @@ const tcpdump = (path: string): string[] =>
     .filter((line) => /^\d/.test(line));
 
 describe('a capture file', () => {
-  test.skipIf(!hasTcpdump)('"The pcap opens in tcpdump" (needs tcpdump: apt-get install tcpdump)', async () => {
-    const path = join(folder, 'both-ways.pcap');
-    const backend = new KeepingBackend();
-    const before = Date.now() / 1000;
-    const rig = await NetRig.start(recordFrames(backend, path));
-    for (let i = 0; i < 3; i++) rig.offer();
-    await rig.settle();
-    rig.transmit(frame(60));
-    await rig.settle();
-    backend.link?.receive(
-      frame(1514, { to: rig.device.offer.config.subarray(0, 6), from: Uint8Array.of(2, 0, 0, 0, 0, 9) }),
-    );
-    await rig.settle();
-    await rig.close();
-    const lines = tcpdump(path);
-    expect(lines).toHaveLength(2);
-    expect(lines[0]).toMatch(/52:54:00:00:00:01 > 52:54:00:00:00:02, ethertype .*0x88b5.*length 60:/);
-    expect(lines[1]).toMatch(/02:00:00:00:00:09 > 52:54:00:00:00:01, .*length 1514:/);
-    for (const line of lines) {
-      const at = Number(line.split(' ')[0]);
-      expect(at).toBeGreaterThanOrEqual(before - 1);
-      expect(at).toBeLessThanOrEqual(Date.now() / 1000 + 1);
-    }
-  });
+  test.skipIf(noTcpdump !== undefined)(
+    '"The pcap opens in tcpdump" (needs tcpdump: apt-get install tcpdump)',
+    async () => {
+      const path = join(folder, 'both-ways.pcap');
+      const backend = new KeepingBackend();
+      const before = Date.now() / 1000;
+      const rig = await NetRig.start(recordFrames(backend, path));
+      for (let i = 0; i < 3; i++) rig.offer();
+      await rig.settle();
+      rig.transmit(frame(60));
+      await rig.settle();
+      backend.link?.receive(
+        frame(1514, { to: rig.device.offer.config.subarray(0, 6), from: Uint8Array.of(2, 0, 0, 0, 0, 9) }),
+      );
+      await rig.settle();
+      await rig.close();
+      const lines = tcpdump(path);
+      expect(lines).toHaveLength(2);
+      expect(lines[0]).toMatch(/52:54:00:00:00:01 > 52:54:00:00:00:02, ethertype .*0x88b5.*length 60:/);
+      expect(lines[1]).toMatch(/02:00:00:00:00:09 > 52:54:00:00:00:01, .*length 1514:/);
+      for (const line of lines) {
+        const at = Number(line.split(' ')[0]);
+        expect(at).toBeGreaterThanOrEqual(before - 1);
+        expect(at).toBeLessThanOrEqual(Date.now() / 1000 + 1);
+      }
+    },
+  );
 
   test('is its owner’s alone, starts with the magic, and has no virtio header in it', async () => {
     const path = join(folder, 'offload.pcap');
@@ -120,7 +116,7 @@ describe('a capture file', () => {
         expect(rig.machine.warnings).toEqual([expect.stringMatching(/full\.pcap cannot be written any more.*ENOSPC/)]);
         expect(rig.counter('captureLost')).toBeGreaterThan(0);
         await rig.close();
-        if (hasTcpdump) expect(tcpdump(path).length).toBe((statSync(path).size - 24) / (16 + 1514));
+        if (noTcpdump === undefined) expect(tcpdump(path).length).toBe((statSync(path).size - 24) / (16 + 1514));
       } finally {
         execFileSync('umount', [mount]);
       }
