@@ -2,7 +2,7 @@
 // The whole set in one machine, for a boot takes most of the time; once with 1 vCPU and once with 2.
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -10,6 +10,7 @@ import type { VmConfig } from '../../src/index.js';
 import { countedLines } from '../support/counted-lines.js';
 import { noKvm } from '../support/kvm.js';
 import { BOOT_MS, emulatesKernelCode, guestConfig, PREPARE_MS, runInGuest, type CommandRun } from '../support/linux.js';
+import { programPath } from '../support/programs.js';
 import { amount } from '../support/soak.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'microvisor-disk-'));
@@ -26,9 +27,7 @@ const isSlow = emulatesKernelCode();
 const SMALL = countedLines(amount(isSlow ? 200_000 : 3_000_000, 3_000_000));
 const BIG = countedLines(amount((isSlow ? 1 : 24) * MIB, 256 * MIB), 1_000_000);
 
-function tool(name: string): string {
-  return [`/sbin/${name}`, `/usr/sbin/${name}`].find((path) => existsSync(path)) ?? name;
-}
+const tool = (name: 'mke2fs' | 'e2fsck' | 'debugfs'): string => programPath(name) ?? name;
 
 /** An empty file system. */
 function ext4(name: string, mib: number): string {
