@@ -25,7 +25,7 @@ const MIB = 2 ** 20;
 /** Where kernel code is emulated a guest writes some 100 KB a second. */
 const isSlow = emulatesKernelCode();
 const SMALL = countedLines(amount(isSlow ? 200_000 : 3_000_000, 3_000_000));
-const BIG = countedLines(amount((isSlow ? 1 : 24) * MIB, 256 * MIB), 1_000_000);
+const BIG = countedLines(amount((isSlow ? 1 : 8) * MIB, 256 * MIB), 1_000_000);
 
 const tool = (name: 'mke2fs' | 'e2fsck' | 'debugfs'): string => programPath(name) ?? name;
 
