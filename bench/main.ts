@@ -3,6 +3,7 @@ import { parseArgs } from 'node:util';
 import { benchBoot } from './boot.js';
 import { benchBlock } from './virtio-block.js';
 import { benchNet } from './virtio-net.js';
+import { benchGuestIo } from './guest-io.js';
 import { benchExits } from './exits.js';
 
 /** What a benchmark may take; each names those that it does. */
@@ -46,6 +47,12 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
     takes: [],
     rounds: 9,
     run: benchNet,
+  },
+  'guest-io': {
+    summary: 'requests, TCP and exits from inside the default guest; doorbell and interrupt latencies',
+    takes: [],
+    rounds: 3,
+    run: benchGuestIo,
   },
   exits: {
     summary: 'what a VM exit costs, tier by tier, beside a plain C loop; the parts of our own cost; growth',

@@ -223,7 +223,7 @@ export const instantCases: readonly BlockCase[] = [
   requestCase('block: read 4 KiB, indirect, backend at once', { type: REQUEST.IN, isIndirect: true }, instant),
 ].map((row) => ({ ...row, batches: 5000 }));
 
-function fileCases(folder: string): readonly BlockCase[] {
+export function fileCases(folder: string): readonly BlockCase[] {
   const path = join(folder, 'disk');
   const overlay = join(folder, 'overlay');
   writeFileSync(path, new Uint8Array(FILE_BYTES).fill(0x5a));

@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "eventfd.h"
@@ -61,8 +62,10 @@ void OnReadable(uv_poll_t *poll, int status, int) {
   if (napi_get_reference_value(env, watcher->callback, &callback) != napi_ok || callback == nullptr ||
       napi_get_undefined(env, &receiver) != napi_ok)
     return;
+  // What the counter had, or how a TAP is.
+  int32_t said = watcher->drains ? static_cast<int32_t>(std::min<uint64_t>(count, INT32_MAX)) : status;
   napi_value global, argument;
-  if (napi_get_global(env, &global) != napi_ok || napi_create_int32(env, status, &argument) != napi_ok) return;
+  if (napi_get_global(env, &global) != napi_ok || napi_create_int32(env, said, &argument) != napi_ok) return;
   if (napi_make_callback(env, watcher->context, global, callback, 1, &argument, &result) != napi_pending_exception)
     return;
   // As an exception in any other callback of the event loop: uncaughtException.

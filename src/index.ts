@@ -22,6 +22,7 @@ export type { Field, FieldRow, FieldRows, FieldsOf } from './devices/register-fi
 export type { BlockBackend } from './devices/backend/block-backend.js';
 export type { NetBackend, NetLink, Offloads } from './devices/backend/net-backend.js';
 export { EthernetSwitch, type SwitchOptions } from './devices/backend/switch.js';
+export type { DeviceHost, DeviceLink, VirtioDevice, VirtioOffer } from './devices/virtio/device.js';
 export { VirtioBlock, type BlockOptions } from './devices/virtio/block.js';
 export { RegisterTable, type RegisterRow } from './devices/register-table.js';
 export * as abi from './kvm/abi.js';

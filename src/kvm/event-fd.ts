@@ -54,10 +54,10 @@ export class EventFd {
   }
 
   /**
-   * Calls back on this thread's event loop when the counter is not 0, which is taken before. What the callback throws
-   * is an uncaughtException.
+   * Calls back on this thread's event loop when the counter is not 0, with what it was (2^31 - 1 at most); it is taken
+   * before. What the callback throws is an uncaughtException.
    */
-  onReadable(callback: () => void): EventFdWatcher {
+  onReadable(callback: (count: number) => void): EventFdWatcher {
     const native = this.#native;
     const handle = checked<Handle<'watcher'>>(native.watch(this.#file.handle, callback), 'uv_poll', this.#file.name);
     const watcher: EventFdWatcher = {

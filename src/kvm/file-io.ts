@@ -46,6 +46,10 @@ const NOTHING: Segments = { count: 0, regions: [], offsets: [], lengths: [] };
  * each cached read is a system call.
  */
 export class FileIo {
+  /** Takes what an answer throws when the event loop brought it. Default: it is thrown on, an uncaughtException. */
+  onError: (error: unknown) => void = (error) => {
+    throw error;
+  };
   readonly #native: Native = loadNative();
   readonly #io: NativeIo;
   readonly #bell: EventFd;
@@ -83,7 +87,13 @@ export class FileIo {
       throw error;
     }
     this.#words[ASLEEP] = 1;
-    this.#bell.onReadable(() => this.submit());
+    this.#bell.onReadable(() => {
+      try {
+        this.submit();
+      } catch (error) {
+        this.onError(error);
+      }
+    });
   }
 
   /** Requests that have not been answered. */

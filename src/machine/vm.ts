@@ -60,6 +60,8 @@ export interface VcpuHandle {
   readonly index: number;
   /** KVM_RUN calls so far; live. */
   readonly entries: number;
+  /** Processor time of its thread so far, in the guest and in the host; live, 0 once the thread is gone. */
+  readonly cpuNanoseconds: number;
   /** Its last exits, live; undefined unless the configuration has `trace`. */
   readonly trace: TraceReader | undefined;
   /**
@@ -117,6 +119,9 @@ export class Vm implements AsyncDisposable {
       index,
       get entries() {
         return (parts.statistics[index] as ExitStatistics).entries;
+      },
+      get cpuNanoseconds() {
+        return thread.cpuNanoseconds;
       },
       trace: readerOf(parts.traces[index]),
       call: (call, ...args) => thread.call(call, ...args),

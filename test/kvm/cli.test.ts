@@ -47,6 +47,16 @@ describe.skipIf(noKvm)('status', () => {
     expect({ stdout: end.stdout.toString(), stderr: end.stderr }).toEqual({ stdout: '', stderr: '' });
   });
 
+  test('27. "escapes, NUL, invalid or split UTF-8 → byte-exact; never raw in our own log"', async () => {
+    const line = 'Kernel panic - not syncing: \x1b[2J\x1b]0;title\x07\0\xc3\x28';
+    const end = await microvisor(flat(guests.printText(`${line}\n`)));
+    expect(end.status).not.toBe(0);
+    expect(end.stdout.toString('latin1')).toBe(`${line}\n`);
+    expect(end.stderr).toContain('Kernel panic - not syncing: \\x1b[2J\\x1b]0;title\\x07\\x00');
+    // oxlint-disable-next-line no-control-regex
+    expect(end.stderr).not.toMatch(/[\x00-\x08\x0b-\x1f\x7f]/);
+  });
+
   test('"loaded and entered at --load ADDR"', async () => {
     expectEnd(await microvisor([...flat(guests.debugExit(2)), '--load', '0x8000']), 5);
     expectEnd(await microvisor([...flat(guests.debugExit(2), 'protected'), '--load', '0x200000']), 5);

@@ -4,6 +4,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { createVm, type Vm, type VmConfig } from '../../src/index.js';
 import { DESC, INTERRUPT, STATUS } from '../../src/devices/virtio/abi.js';
+import { VirtioBlock } from '../../src/devices/virtio/block.js';
+import { MemoryDisk } from '../support/block-rig.js';
 import { noKvm } from '../support/kvm.js';
 import { TestDevice } from '../support/test-device.js';
 import {
@@ -11,6 +13,7 @@ import {
   DRIVING,
   MockQueue,
   negotiate,
+  type MockBuffer,
   REG,
   type DriverHands,
   type QueuePlace,
@@ -24,6 +27,12 @@ const DATA = 0x18_0000;
 const BUFFERS = [
   { gpa: DATA, length: 4 },
   { gpa: DATA + 64, length: 4, writable: true },
+];
+
+/** VIRTIO 1.2 §5.2.6: a header of zeros reads sector 0; then the sector and the status byte. */
+const READ_SECTOR: readonly MockBuffer[] = [
+  { gpa: DATA, length: 16 },
+  { gpa: DATA + 512, length: 513, writable: true },
 ];
 
 interface Kit {
@@ -79,9 +88,14 @@ function begin(hands: DriverHands, queues: readonly QueuePlace[]): void {
 }
 
 /** From reset to a chain that came back, in a ring of its own at `base`. */
-function useDevice(script: Script, hands: DriverHands & { readonly base: number }, base: number): void {
+function useDevice(
+  script: Script,
+  hands: DriverHands & { readonly base: number },
+  base: number,
+  buffers: readonly MockBuffer[] = BUFFERS,
+): void {
   const queue = layOut(hands, base);
-  queue.publish(queue.build(BUFFERS));
+  queue.publish(queue.build(buffers));
   begin(hands, [queue]);
   hands.write(REG.QueueNotify, 0);
   script.add('wait16', queue.used + 2, 1);
@@ -106,6 +120,41 @@ async function expectNeedsReset({ script, hands, victim, warnings, run }: Kit, r
   expect(victim.heads).toHaveLength(1);
   expect(warnings).toHaveLength(1);
   expect(warnings[0]).toMatch(reason);
+}
+
+const bug = (): never => {
+  throw new RangeError('a bug');
+};
+
+function throwing(): TestDevice {
+  const device = new TestDevice({ name: 'broken' });
+  device.onChain = bug;
+  return device;
+}
+
+function rejecting(): TestDevice {
+  const device = new TestDevice({ name: 'broken' });
+  device.notify = async () => {
+    await sleep(5);
+    bug();
+  };
+  return device;
+}
+
+function failing(): TestDevice {
+  const device = new TestDevice({ name: 'broken' });
+  device.notify = () => void setTimeout(() => device.host?.fail(new RangeError('a bug')), 5);
+  return device;
+}
+
+function answeringTwice(): VirtioBlock {
+  const backend = new MemoryDisk(512);
+  backend.isHeld = true;
+  backend.submit = () =>
+    void setTimeout(() => {
+      for (const answer of [...backend.held, ...backend.held]) answer();
+    }, 5);
+  return new VirtioBlock({ name: 'broken', id: '', backend });
 }
 
 describe.skipIf(noKvm)('a hostile virtio driver in a guest', () => {
@@ -261,23 +310,27 @@ describe.skipIf(noKvm)('a hostile virtio driver in a guest', () => {
     });
   });
 
-  test('32. "a device that throws → the VM ends with a named reason; other VMs of the process live"', async () => {
-    await withGuest(async ({ run }) => {
-      const broken = new TestDevice({ name: 'broken' });
-      broken.onChain = () => {
-        throw new RangeError('a bug');
-      };
-      await using vm = await createVm({ ...machine(), virtio: [() => broken] });
-      const script = new Script(vm.memory);
-      useDevice(script, script.hands(0, broken.offer), 0x10_0000);
-      script.end();
-      await vm.start();
-      expect(await vm.outcome).toMatchObject({
-        kind: 'failed',
-        failure: 'device-failed',
-        message: 'device broken failed: RangeError: a bug',
+  test.each([
+    ['at once', throwing(), 'RangeError: a bug'],
+    ['in a promise of its own', rejecting(), 'RangeError: a bug'],
+    ['in a timer, and says so', failing(), 'RangeError: a bug'],
+    ['because its host part answers twice, later', answeringTwice(), 'Error: chain 0 was given back twice'],
+  ] as const)(
+    '32. "a device that throws → the VM ends with a named reason; other VMs of the process live": %s',
+    async (_when, broken, error) => {
+      await withGuest(async ({ run }) => {
+        await using vm = await createVm({ ...machine(), virtio: [() => broken] });
+        const script = new Script(vm.memory);
+        useDevice(script, script.hands(0, broken.offer), 0x10_0000, READ_SECTOR);
+        script.end();
+        await vm.start();
+        expect(await vm.outcome).toMatchObject({
+          kind: 'failed',
+          failure: 'device-failed',
+          message: `device broken failed: ${error}`,
+        });
+        await run();
       });
-      await run();
-    });
-  });
+    },
+  );
 });

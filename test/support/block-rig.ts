@@ -112,10 +112,21 @@ export class BlockRig {
 
   static async start(
     options: Partial<BlockOptions> & Pick<BlockOptions, 'backend'>,
-    { without = [], memory }: { readonly without?: readonly number[]; readonly memory?: GuestMemory } = {},
+    {
+      without = [],
+      memory,
+      onFailure,
+    }: {
+      readonly without?: readonly number[];
+      readonly memory?: GuestMemory;
+      readonly onFailure?: (message: string) => void;
+    } = {},
   ): Promise<BlockRig> {
     const device = new VirtioBlock({ name: 'disk0', id: 'test disk', ...options });
-    const machine = new MockMachine(device, memory === undefined ? {} : { memory });
+    const machine = new MockMachine(device, {
+      ...(memory === undefined ? {} : { memory }),
+      ...(onFailure === undefined ? {} : { onFailure }),
+    });
     const [queue] = await machine.start(without);
     if (queue === undefined) throw new Error('a disk has a queue');
     return new BlockRig(machine, device, queue);

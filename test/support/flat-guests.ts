@@ -35,6 +35,20 @@ export const PRINT_ALL = assemble(
 /** The same without an end. */
 export const PRINT_FOREVER = PRINT_ALL.map((byte, i) => (i === 18 ? 0xeb : byte));
 
+/** Prints `text`, of some hundred bytes at most, and halts for good. */
+export function printText(text: string): Uint8Array {
+  const bytes = Buffer.from(text, 'latin1');
+  return assemble(
+    [0xe8, 0x00, 0x00, 0x5e], // 0: call 3; pop %si
+    [0x83, 0xc6, 0x11], // add $17,%si: 20, wherever that is
+    [0xb9, bytes.length & 0xff, bytes.length >> 8], // mov $length,%cx
+    [0xba, 0xf8, 0x03], // mov $0x3f8,%dx
+    [0x2e, 0xac, 0xee, 0xe2, 0xfb], // 13: cs lods %al; out %al,%dx; loop 13
+    [...HALT],
+    [...bytes], // 20:
+  );
+}
+
 /** Sends back what it receives until a `q` comes: then debug-exit with 5. */
 export const ECHO = assemble(
   [0xba, 0xfd, 0x03], // 0: mov $0x3fd,%dx

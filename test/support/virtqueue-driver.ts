@@ -40,24 +40,22 @@ export const REG = {
 /** An eventfd without a kernel: its watcher runs when `settle` (or the event loop) comes by. */
 export class FakeBell {
   signals = 0;
-  #callback: (() => void) | undefined;
-  #pending = false;
+  #callback: ((count: number) => void) | undefined;
+  #pending = 0;
 
   signal(): void {
     this.signals++;
-    if (this.#pending) return;
-    this.#pending = true;
-    setImmediate(() => this.ring());
+    if (this.#pending++ === 0) setImmediate(() => this.ring());
   }
 
   /** Runs the watcher now if it was signalled: for benchmarks, which have no event loop between requests. */
   ring(): void {
-    if (!this.#pending) return;
-    this.#pending = false;
-    this.#callback?.();
+    const count = this.#pending;
+    this.#pending = 0;
+    if (count > 0) this.#callback?.(count);
   }
 
-  onReadable(callback: () => void): { close(): void } {
+  onReadable(callback: (count: number) => void): { close(): void } {
     this.#callback = callback;
     return { close: () => (this.#callback = undefined) };
   }

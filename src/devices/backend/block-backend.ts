@@ -17,6 +17,8 @@ export interface BlockBackend {
   /** A multiple of 512. */
   readonly capacityBytes: number;
   readonly readOnly: boolean;
+  /** Called before any request. What goes wrong in the backend's own callbacks may go to `fail`: it ends the machine. */
+  attach?(fail: (error: unknown) => void): void;
   read(position: number, vector: GuestVector, done: Done): void;
   write(position: number, vector: GuestVector, done: Done): void;
   /** Answered when every write that was answered before this call survives a power loss. */

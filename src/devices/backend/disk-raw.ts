@@ -21,6 +21,10 @@ export class RawDisk implements BlockBackend {
     this.#buffers = buffers;
   }
 
+  attach(fail: (error: unknown) => void): void {
+    this.#file.attach?.(fail);
+  }
+
   read(position: number, vector: GuestVector, done: Done): void {
     this.#file.read(position, vector, done);
   }

@@ -13,6 +13,8 @@ export interface HostFile {
   readonly path: string;
   /** When it was opened. */
   readonly bytes: number;
+  /** Takes what an answer throws; without it that is an uncaughtException. */
+  attach?(fail: (error: unknown) => void): void;
   read(position: number, vector: GuestVector, done: Done): void;
   write(position: number, vector: GuestVector, done: Done): void;
   /** fdatasync(2): covers every write that was answered before this call. */
@@ -129,6 +131,10 @@ class NativeFile implements HostFile {
     io: FileIo,
   ) {
     this.#io = io;
+  }
+
+  attach(fail: (error: unknown) => void): void {
+    this.#io.onError = fail;
   }
 
   read(position: number, vector: GuestVector, done: Done): void {

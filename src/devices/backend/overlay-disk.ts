@@ -61,6 +61,11 @@ export class OverlayDisk implements BlockBackend {
       if (isDifferent(region(bits), this.#image, block)) this.#map.changed.add(block);
   }
 
+  attach(fail: (error: unknown) => void): void {
+    this.#parts.base.attach?.(fail);
+    this.#parts.overlay.attach?.(fail);
+  }
+
   read(position: number, vector: Vector, done: Done): void {
     const first = position / SECTOR_BYTES;
     const count = vector.bytes / SECTOR_BYTES;

@@ -19,6 +19,7 @@ import {
   type ByteRange,
 } from './block-request.js';
 import type { DeviceHost, DeviceLink, VirtioDevice, VirtioOffer } from './device.js';
+import { guarded } from './guarded.js';
 import type { DescriptorChain, Virtqueue } from './queue.js';
 
 /** When a rate limit lets the next request through. */
@@ -102,6 +103,7 @@ export class VirtioBlock implements VirtioDevice {
 
   attach(host: DeviceHost): void {
     this.#host = host;
+    this.#backend.attach?.((error) => host.fail(error));
   }
 
   activate(link: DeviceLink): void {
@@ -144,6 +146,10 @@ export class VirtioBlock implements VirtioDevice {
 
   /** Called by a transfer whose backend is done. */
   finish(transfer: Transfer, errno: number): void {
+    guarded(this.#host, () => this.#finish(transfer, errno));
+  }
+
+  #finish(transfer: Transfer, errno: number): void {
     if (errno !== 0) {
       const { type, position, bytes } = transfer;
       this.#host?.warn(`${WORDS[type]} of ${bytes} bytes at ${position} failed: ${errnoWords(errno)}`);
@@ -157,7 +163,7 @@ export class VirtioBlock implements VirtioDevice {
 
   #flushQueue(): void {
     this.#isFlushDue = false;
-    this.#queue?.flush();
+    guarded(this.#host, () => this.#queue?.flush());
   }
 
   /** @returns false when the chain went back, and the ones behind it have to wait */
@@ -255,8 +261,10 @@ export class VirtioBlock implements VirtioDevice {
         done(errno);
         return;
       }
-      this.#startRange(transfer, ranges, index + 1);
-      this.#backend.submit();
+      guarded(this.#host, () => {
+        this.#startRange(transfer, ranges, index + 1);
+        this.#backend.submit();
+      });
     };
     if (transfer.type === REQUEST.DISCARD) this.#backend.discard(range.position, range.length, next);
     else this.#backend.writeZeroes(range.position, range.length, next);
@@ -269,8 +277,10 @@ export class VirtioBlock implements VirtioDevice {
         done(errno);
         return;
       }
-      this.#backend.flush(done);
-      this.#backend.submit();
+      guarded(this.#host, () => {
+        this.#backend.flush(done);
+        this.#backend.submit();
+      });
     };
   }
 
@@ -286,7 +296,7 @@ export class VirtioBlock implements VirtioDevice {
     this.#counters.waits++;
     this.#callOff = this.#timer.after(milliseconds, () => {
       this.#callOff = undefined;
-      this.notify();
+      guarded(this.#host, () => this.notify());
     });
   }
 }

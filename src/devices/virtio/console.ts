@@ -2,6 +2,7 @@
 // VIRTIO 1.2 §5.3 (console device): receiveq, transmitq, size in the configuration space.
 import { DEVICE_ID } from './abi.js';
 import type { DeviceHost, DeviceLink, VirtioDevice, VirtioOffer } from './device.js';
+import { guarded } from './guarded.js';
 import type { DescriptorChain, Virtqueue } from './queue.js';
 
 /** VIRTIO 1.2 §5.3.3. */
@@ -221,7 +222,7 @@ export class VirtioConsole implements VirtioDevice {
   #comeAgain(): void {
     this.#turn ??= setImmediate(() => {
       this.#turn = undefined;
-      this.#deliver(TURN_BYTES);
+      guarded(this.#host, () => this.#deliver(TURN_BYTES));
     });
   }
 
@@ -235,7 +236,7 @@ export class VirtioConsole implements VirtioDevice {
   #askAgain(): void {
     this.#inputTurn ??= setImmediate(() => {
       this.#inputTurn = undefined;
-      this.#tellWritable();
+      guarded(this.#host, () => this.#tellWritable());
     });
   }
 

@@ -16,7 +16,10 @@ export interface VirtioOffer {
   readonly config: Uint8Array;
 }
 
-/** The back of a virtio device. It lives on the owner's event loop and is called there only. */
+/**
+ * The back of a virtio device. It lives on the owner's event loop and is called there only. What a method throws, and a
+ * promise of it that is rejected, ends the machine by the device's name.
+ */
 export interface VirtioDevice {
   readonly offer: VirtioOffer;
   /** Called once, when the machine is composed: what the device may use whether it is active or not. */
@@ -53,6 +56,11 @@ export interface DeviceHost {
   setConfig(offset: number, bytes: Uint8Array): void;
   /** One line for the machine's owner; the host limits how many get through. */
   warn(message: string): void;
+  /**
+   * Ends the machine by the device's name. For what goes wrong when nobody of the transport called: in a timer, in a
+   * promise, in an answer of the device's host part.
+   */
+  fail(error: unknown): void;
 }
 
 export type { DescriptorChain, Virtqueue };

@@ -1,5 +1,6 @@
 // The owner's half of a virtio-mmio device: activates queues, hears doorbells, interrupts the driver, and resets.
 // VIRTIO 1.2 §3.1.1 (initialization), §2.1.2 (DEVICE_NEEDS_RESET), §2.5 (configuration space), §2.9 (notifications).
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { GuestMemory } from '../../memory/guest-memory.js';
 import type { IrqLine } from '../irq-line.js';
 import { FEATURE, INTERRUPT, STATUS } from './abi.js';
@@ -8,9 +9,11 @@ import { isActive, queueLayout } from './mmio-front.js';
 import { offeredFeatures, resetFields, type MmioState } from './mmio-state.js';
 import { Virtqueue } from './queue.js';
 
+const CLOSE_AFTER_FAILURE_MS = 1000;
+
 /** What the back needs of an EventFd. */
 export interface Doorbell {
-  onReadable(callback: () => void): { close(): void };
+  onReadable(callback: (count: number) => void): { close(): void };
 }
 
 export interface MmioBackParts {
@@ -28,7 +31,9 @@ export interface MmioBackParts {
 /** What a device did so far, for the machine's report. */
 export interface VirtioReport {
   readonly name: string;
-  /** Times that the event loop saw a doorbell; several kicks at once are one. */
+  /** Times that the driver rang a doorbell. */
+  readonly rings: number;
+  /** Times that the event loop saw that: several rings at once are one. */
   readonly kicks: number;
   /** Chains taken from all queues, and those returned because a buffer was not in RAM. */
   readonly chains: number;
@@ -50,7 +55,7 @@ export class MmioBack implements DeviceHost {
   readonly #turns = new Map<number, NodeJS.Immediate>();
   /** Queues on their way to standing still. */
   readonly #stopping = new Set<Promise<void>>();
-  readonly #sum = { kicks: 0, chains: 0, dropped: 0, interrupts: 0, resets: 0, needsReset: 0 };
+  readonly #sum = { rings: 0, kicks: 0, chains: 0, dropped: 0, interrupts: 0, resets: 0, needsReset: 0 };
   #isActive = false;
   #isBusy = false;
   #hasFailed = false;
@@ -66,7 +71,8 @@ export class MmioBack implements DeviceHost {
     this.#watchers = [
       parts.control.onReadable(() => void this.#onControl()),
       ...parts.doorbells.map((bell, index) =>
-        bell.onReadable(() => {
+        bell.onReadable((count) => {
+          this.#sum.rings += count;
           this.#sum.kicks++;
           this.#notify(index);
         }),
@@ -92,6 +98,15 @@ export class MmioBack implements DeviceHost {
     this.#parts.warn(`${this.device.offer.name}: ${message}`);
   }
 
+  fail(error: unknown): void {
+    const { onFailure } = this.#parts;
+    if (onFailure === undefined) throw error;
+    if (this.#hasFailed) return;
+    this.#hasFailed = true;
+    for (const queue of this.#queues) void queue?.stop();
+    onFailure(`device ${this.device.offer.name} failed: ${String(error)}`);
+  }
+
   report(): VirtioReport {
     const { name } = this.device.offer;
     const sum = { ...this.#sum };
@@ -110,7 +125,12 @@ export class MmioBack implements DeviceHost {
     this.#call(() => this.device.cancel());
     // Those too that a reset was waiting for. A device that threw may have lost a chain.
     if (!this.#hasFailed) await Promise.all(this.#stopping);
-    await this.device.close();
+    try {
+      // Nor may such a one ever come to its end, and the machine has a reason to give.
+      await Promise.race([this.device.close(), ...(this.#hasFailed ? [sleep(CLOSE_AFTER_FAILURE_MS)] : [])]);
+    } catch (error) {
+      this.warn(`it could not be closed: ${String(error)}`);
+    }
   }
 
   // One thing after the other: a reset waits for the host's I/O, and what comes meanwhile is looked at afterwards.
@@ -189,16 +209,13 @@ export class MmioBack implements DeviceHost {
   }
 
   /** What a device throws is a bug of its own, which ends its machine and no other. */
-  #call(action: () => void): void {
+  #call(action: () => void | Promise<void>): void {
     if (this.#hasFailed) return;
     try {
-      action();
+      const result = action();
+      if (result instanceof Promise) result.catch((error: unknown) => this.fail(error));
     } catch (error) {
-      const { onFailure } = this.#parts;
-      if (onFailure === undefined) throw error;
-      this.#hasFailed = true;
-      for (const queue of this.#queues) void queue?.stop();
-      onFailure(`device ${this.device.offer.name} failed: ${String(error)}`);
+      this.fail(error);
     }
   }
 

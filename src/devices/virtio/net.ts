@@ -5,6 +5,7 @@ import type { NetBackend, NetLink } from '../backend/net-backend.js';
 import { DEVICE_ID } from './abi.js';
 import { CopyBuffer } from './copy-buffer.js';
 import type { DescriptorChain, DeviceHost, DeviceLink, VirtioDevice, VirtioOffer, Virtqueue } from './device.js';
+import { guarded } from './guarded.js';
 import type { GuestVector } from './guest-vector.js';
 import { checkTransmitHeader, NET_FEATURE, NET_HEADER, setBufferCount, type TransmitOffloads } from './net-header.js';
 
@@ -68,6 +69,9 @@ export class NetDevice implements VirtioDevice {
     bytesSent: 0,
     framesReceived: 0,
     bytesReceived: 0,
+    /** Bytes of the largest frame each way: larger than the network's when segments are cut here. */
+    largestSent: 0,
+    largestReceived: 0,
     /** Sent by the guest: too short, too long, or with a header that cannot be believed. */
     malformed: 0,
     /** Sent from an address that is not the guest's. */
@@ -113,9 +117,10 @@ export class NetDevice implements VirtioDevice {
     const backend = this.#backend;
     const link: NetLink = {
       mac: this.#mac.slice(),
-      receive: (frame) => this.#receive(frame),
-      ready: () => this.#ready(),
-      setLinkUp: (isUp) => this.#setLinkUp(isUp),
+      // A frame that ended the machine is taken.
+      receive: (frame) => guarded(this.#host, () => this.#receive(frame)) ?? true,
+      ready: () => guarded(this.#host, () => this.#ready()),
+      setLinkUp: (isUp) => guarded(this.#host, () => this.#setLinkUp(isUp)),
       warn: (message) => this.#warn(message),
     };
     try {
@@ -199,6 +204,7 @@ export class NetDevice implements VirtioDevice {
     this.#fill(queue, skip === 0 ? frame : frame.subarray(skip), length);
     this.#counters.framesReceived++;
     this.#counters.bytesReceived += length - NET_HEADER;
+    this.#counters.largestReceived = Math.max(this.#counters.largestReceived, length - NET_HEADER);
     return true;
   }
 
@@ -285,6 +291,7 @@ export class NetDevice implements VirtioDevice {
     }
     this.#counters.framesSent++;
     this.#counters.bytesSent += length - NET_HEADER;
+    this.#counters.largestSent = Math.max(this.#counters.largestSent, length - NET_HEADER);
     queue.push(chain, 0);
     return true;
   }
@@ -329,7 +336,7 @@ export class NetDevice implements VirtioDevice {
     this.#isFlushDue = true;
     queueMicrotask(() => {
       this.#isFlushDue = false;
-      this.#receiving?.flush();
+      guarded(this.#host, () => this.#receiving?.flush());
     });
   }
 

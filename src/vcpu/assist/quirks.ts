@@ -95,6 +95,10 @@ export const QUIRKS: readonly Quirk[] = [
       { option: 'rodata=off', why: 'making kernel text read-only splits large mappings page by page' },
       { option: 'mitigations=off', why: 'mitigations add code to each entry, among it verw, which is not emulated' },
       { option: 'retain_initrd', why: 'freeing the initrd touches each of its pages' },
+      {
+        option: 'rcupdate.rcu_cpu_stall_suppress=1',
+        why: 'a vCPU that waits long for its turn is asked by an NMI where it is, whose entry needs lsl: not emulated',
+      },
       clear('erms', 'rep movsb and rep stosb move one byte a step there, the quadword forms eight'),
       clear('fsrm', 'rep movsb moves one byte a step there, a quadword copy eight'),
     ],

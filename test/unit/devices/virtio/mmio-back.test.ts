@@ -2,6 +2,8 @@
 // VIRTIO 1.2 §2.4 (device reset), §2.1.2 (DEVICE_NEEDS_RESET), §2.5 (configuration space); hostile cases 10 and 16.
 import { describe, expect, test, vi } from 'vitest';
 import { INTERRUPT, STATUS } from '../../../../src/devices/virtio/abi.js';
+import { REQUEST } from '../../../../src/devices/virtio/block-request.js';
+import { BlockRig, MemoryDisk } from '../../../support/block-rig.js';
 import { TestDevice } from '../../../support/test-device.js';
 import { DRIVING, MockMachine, REG, type MockQueue } from '../../../support/virtqueue-driver.js';
 
@@ -362,6 +364,57 @@ describe('32. "a device that throws → the VM ends with a named reason"', () =>
       expect(device.calls.slice(length)).toEqual(['close']);
     },
   );
+});
+
+describe('32. an error that nobody of the transport called for', () => {
+  /** A machine whose disk answers when the test says so, and what it says when it ends. */
+  async function heldDisk(): Promise<{ disk: MemoryDisk; rig: BlockRig; failures: string[] }> {
+    const failures: string[] = [];
+    const disk = new MemoryDisk(4096);
+    disk.isHeld = true;
+    const rig = await BlockRig.start({ backend: disk }, { onFailure: (message) => failures.push(message) });
+    return { disk, rig, failures };
+  }
+
+  test('in the answer of a disk: the machine ends by the name of the device, and the disk is closed', async () => {
+    const { disk, rig, failures } = await heldDisk();
+    void rig.request({ type: REQUEST.IN, in: 512 });
+    await rig.machine.settle();
+    const [answer] = disk.held;
+    answer?.();
+    // Twice the same answer: what the queue throws is not the caller's to catch.
+    answer?.();
+    expect(failures).toEqual(['device disk0 failed: Error: chain 0 was given back twice']);
+    await rig.machine.back.close();
+    expect(disk.closed).toBe(1);
+  });
+
+  test('in a promise of a device', async () => {
+    const failures: string[] = [];
+    const device = new TestDevice();
+    device.notify = () => Promise.reject(new RangeError('a bug'));
+    const machine = new MockMachine(device, { onFailure: (message) => failures.push(message) });
+    await machine.start();
+    await machine.settle();
+    expect(failures).toEqual(['device test0 failed: RangeError: a bug']);
+    await machine.back.close();
+  });
+
+  test('a device that cannot be closed, or never is: a line, and the machine comes to its end', async () => {
+    const device = new TestDevice();
+    const machine = new MockMachine(device, { onFailure: () => undefined });
+    await machine.start();
+    device.close = () => Promise.reject(new Error('still busy'));
+    await machine.back.close();
+    expect(machine.warnings).toEqual(['test0: it could not be closed: Error: still busy']);
+
+    const endless = new TestDevice();
+    const other = new MockMachine(endless, { onFailure: () => undefined });
+    await other.start();
+    endless.close = () => new Promise<void>(() => undefined);
+    endless.host?.fail(new Error('a bug'));
+    await other.back.close();
+  });
 });
 
 describe('the end of a machine', () => {
