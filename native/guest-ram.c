@@ -105,10 +105,10 @@ static int is_zero(const void *page, size_t bytes) {
 }
 
 long mv_ram_used(const void *memory, size_t bytes, uint8_t *bitmap) {
-  enum { ENTRIES = 8192 };
+  enum { ENTRIES = 1024 };
   // Bits 63 and 62 of an entry: in RAM, in swap.
   const uint64_t there = (uint64_t)3 << 62;
-  static _Thread_local uint64_t entries[ENTRIES];
+  uint64_t entries[ENTRIES];
   size_t page = page_size();
   if (!is_whole_pages(memory, bytes)) return -EINVAL;
   int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);

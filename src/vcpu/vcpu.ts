@@ -113,13 +113,28 @@ export class Vcpu {
   /**
    * Completes a port or MMIO access that user space has served but KVM has not yet given to the guest, so that the
    * registers can be read from outside. KVM API 5: "the kernel will complete the operation only after re-entering".
+   * An access of several parts (`rep outs`, MMIO across a page's end) has its other parts served as well.
+   * @returns why the guest cannot go on, when that came out
    */
-  completePending(): void {
+  completePending(): VcpuStop | undefined {
     const immediateExit = this.#u8;
-    immediateExit[AT.immediate_exit] = 1;
-    this.fd.enter();
-    immediateExit[AT.immediate_exit] = 0;
-    this.#coalesced?.drain();
+    for (;;) {
+      immediateExit[AT.immediate_exit] = 1;
+      this.fd.enter();
+      immediateExit[AT.immediate_exit] = 0;
+      this.#coalesced?.drain();
+      if (this.fd.lastErrno[0] !== 0) return undefined;
+      const reason = this.#words[REASON] as number;
+      const stop = this.#serve(reason);
+      if (stop !== undefined) return stop;
+    }
+  }
+
+  #serve(reason: number): VcpuStop | undefined {
+    if (reason === KVM_EXIT_IO) this.#serveIo();
+    else if (reason === KVM_EXIT_MMIO) this.#serveMmio();
+    else return this.#serveOther(reason);
+    return this.#pending[0] === 0 ? undefined : PENDING;
   }
 
   #serveOther(reason: number): VcpuStop | undefined {

@@ -7,7 +7,7 @@ import { threadId } from '../kvm/host-memory.js';
 import { VmFd } from '../kvm/vm-fd.js';
 import type { VcpuFd } from '../kvm/vcpu-fd.js';
 import { CONTROL, COMMAND, COMMAND_MASK, LIVENESS, type Liveness } from './control.js';
-import { VCPU_CALLS, type VcpuCallName } from './calls.js';
+import { VCPU_CALLS, type CallTarget, type VcpuCallName } from './calls.js';
 import { captureState } from './dump.js';
 import { assembleVcpu } from './assemble.js';
 import type { VcpuStop } from './stop.js';
@@ -66,12 +66,9 @@ function serve(vcpu: Vcpu, control: Int32Array): VcpuStop {
       Atomics.store(control, CONTROL.LIVENESS, livenessOf(vcpu.fd));
       Atomics.add(control, CONTROL.PROBES, 1);
     }
-    if (command === COMMAND.PARK) park(vcpu, control);
-    else {
-      const stop = vcpu.run();
-      if (stop.kind === 'pending') awaitStop(control);
-      if (stop.kind !== 'kicked') return stop;
-    }
+    const stop = command === COMMAND.PARK ? park(vcpu, control) : vcpu.run();
+    if (stop?.kind === 'pending') awaitStop(control);
+    if (stop !== undefined && stop.kind !== 'kicked') return stop;
   }
 }
 
@@ -85,16 +82,20 @@ function awaitStop(control: Int32Array): void {
   }
 }
 
-/** Waits, and answers calls about the registers, until the command is no longer PARK. */
-function park(vcpu: Vcpu, control: Int32Array): void {
-  vcpu.completePending();
+/**
+ * Waits, and answers calls about the registers, until the command is no longer PARK.
+ * @returns why the guest cannot go on, when completing its last access shows that
+ */
+function park(vcpu: Vcpu, control: Int32Array): VcpuStop | undefined {
+  const stop = vcpu.completePending();
+  if (stop !== undefined) return stop;
   let told: number | undefined;
   for (;;) {
     // Loaded before the messages and the command are looked at: what comes after it ends the wait at once.
     const doorbell = Atomics.load(control, CONTROL.DOORBELL);
     for (let next = receive(); next !== undefined; next = receive()) answer(next);
     const command = Atomics.load(control, CONTROL.COMMAND);
-    if ((command & COMMAND_MASK) !== COMMAND.PARK) return;
+    if ((command & COMMAND_MASK) !== COMMAND.PARK) return undefined;
     if (command !== told) tell({ type: 'parked', command });
     told = command;
     Atomics.wait(control, CONTROL.DOORBELL, doorbell);
@@ -111,12 +112,8 @@ function receive(): ToWorker | undefined {
 
 function answer({ id, call, argument }: ToWorker): void {
   try {
-    const serveCall = VCPU_CALLS[call as VcpuCallName] as (
-      fd: VcpuFd,
-      memory: GuestMemory,
-      argument: unknown,
-    ) => unknown;
-    tell({ type: 'answer', id, value: serveCall(fd, memory, argument) });
+    const serveCall = VCPU_CALLS[call as VcpuCallName] as (target: CallTarget, argument: unknown) => unknown;
+    tell({ type: 'answer', id, value: serveCall({ fd, memory, assist }, argument) });
   } catch (error) {
     tell({ type: 'answer', id, error: error instanceof Error ? error.message : String(error) });
   }
