@@ -1,56 +1,36 @@
 // A running machine: start, pause, resume, stop, its streams, its outcome and its report.
 // Composition is create-vm.ts; this file is the machine's life from `created` to `ended`.
 import type { Readable, Writable } from 'node:stream';
-import type { BootPlan } from '../boot/request.js';
 import { ClosureBack } from '../devices/closure-back.js';
-import type { MmioBack } from '../devices/virtio/mmio-back.js';
 import type { FieldRows } from '../devices/register-file.js';
 import { advise } from '../kvm/host-memory.js';
-import type { VmFd } from '../kvm/vm-fd.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { VcpuCallArguments, VcpuCallName, VcpuCallResult } from '../vcpu/calls.js';
 import type { ExitStatistics } from '../vcpu/observe/statistics.js';
 import { TraceReader } from '../vcpu/observe/trace-reader.js';
-import { closeBoardFds, CLOSURE_BELL, type Board, type BoardFds } from './board.js';
+import { closeBoardFds, CLOSURE_BELL } from './board.js';
 import { allConsoles, panicLine, type Consoles } from './consoles.js';
 import { deviceHandle, type DeviceHandle } from './device-handle.js';
 import type { CommandEnd } from './exec-channel.js';
 import { watchForHalt } from './halt-watch.js';
 import { judge, type Cause } from './judge.js';
+import type { Machine } from './machine.js';
 import type { Marks } from './marks.js';
 import type { Outcome } from './outcome.js';
 import { reportVcpu, type VmReport } from './report.js';
-import type { UserDevice } from './user-devices.js';
-import type { VcpuEnd, VcpuThread } from './vcpu-thread.js';
+import type { VcpuEnd } from './vcpu-thread.js';
 
 /** After its command's end the guest has so long to switch itself off. */
 const POWER_OFF_GRACE_MS = 2000;
 
 /** Everything a machine consists of. */
-export interface VmParts {
-  readonly kvm: VmFd;
-  readonly memory: GuestMemory;
-  readonly plan: BootPlan;
-  readonly cmdline: string;
-  readonly quirks: readonly string[];
+export interface VmParts extends Machine {
+  readonly kernel: VmReport['kernel'];
   /** Kernel options that Linux wants on this host; empty on a host without quirks. */
   readonly quirkOptions: string;
-  readonly board: Board;
-  readonly fds: BoardFds;
   readonly consoles: Consoles;
   /** The virtio console, when there is one. */
   readonly resize: ConsoleSize | undefined;
-  /** The virtio devices, in the order of their windows. */
-  readonly backs: readonly MmioBack[];
-  /** One of them threw: what. */
-  readonly deviceFailure: Promise<string>;
-  /** The user's own devices, in the order of the configuration. */
-  readonly user: readonly UserDevice[];
-  readonly threads: readonly VcpuThread[];
-  readonly statistics: readonly ExitStatistics[];
-  readonly assists: readonly SharedArrayBuffer[];
-  /** By vCPU; undefined where nothing is traced. */
-  readonly traces: readonly (SharedArrayBuffer | undefined)[];
   readonly marks: Marks;
   readonly signal: AbortSignal | undefined;
 }
@@ -179,12 +159,12 @@ export class Vm implements AsyncDisposable {
 
   /** What has been measured so far; complete once the machine has ended. */
   report(): VmReport {
-    const { board, plan, memory, quirks, statistics, assists, marks, cmdline, consoles, backs } = this.#parts;
+    const { board, kernel, memory, quirks, statistics, assists, marks, consoles, backs } = this.#parts;
     const { port, output } = consoles.main;
     return {
       outcome: this.#outcome,
       timeStamps: marks.all(),
-      kernel: { format: plan.format, cmdline, placed: plan.placed },
+      kernel,
       memoryMiB: memory.size / 2 ** 20,
       vcpus: statistics.map((cells, i) => reportVcpu(cells, assists[i] as SharedArrayBuffer, board)),
       quirks,
