@@ -1,6 +1,5 @@
 // Composes a machine from its configuration, all but what it starts with: VM, memory slots, board, backs, vCPU threads.
 // The only place that knows all parts. KVM API 4.2, 4.24, 4.35, 4.36, 4.40, 4.71 in the order that KVM wants.
-import type { SavedRegisters } from '../devices/register-file.js';
 import type { VirtioDevice } from '../devices/virtio/device.js';
 import { MmioBack } from '../devices/virtio/mmio-back.js';
 import { QUEUE_NOTIFY } from '../devices/virtio/mmio-front.js';
@@ -64,16 +63,16 @@ export interface MachinePlan {
   readonly quirks: readonly string[];
   readonly memory: GuestMemory;
   readonly devices: OpenDevices;
-  /** What a saved machine left in its devices; they stand still then until each back is told to go on. */
-  readonly saved?: SavedRegisters;
+  /** Puts what a saved machine left into the registers of the devices, before anybody looks at them. */
+  readonly load?: (board: Board) => void;
 }
 
 /**
  * Makes the machine; its vCPU threads start, and are ready when each thread's `ready` says so.
- * @throws KvmError; Error when `saved` is of a machine with other devices
+ * @throws KvmError, or what `load` throws
  */
 export function composeMachine(plan: MachinePlan, undo: Undo): Machine {
-  const { config, system, quirks, memory, devices, saved } = plan;
+  const { config, system, quirks, memory, devices } = plan;
   const { virtio, slots, user, owned } = devices;
   adviseMemory(memory, config);
   const kvm = createKvmVm(system, memory);
@@ -86,7 +85,7 @@ export function composeMachine(plan: MachinePlan, undo: Undo): Machine {
   undo.push(() => closeBoardFds(fds));
   const { board, data } = createBoard(boardPlan, fds);
   // Before a back looks at its fields, and before another thread exists.
-  if (saved !== undefined) loadRegisters(board, saved);
+  plan.load?.(board);
   for (const [gsi, eventfd] of fds.irq) kvm.irqfd({ eventfd, gsi });
   let onFailure: (message: string) => void = () => undefined;
   const deviceFailure = new Promise<string>((resolve) => (onFailure = resolve));
@@ -120,17 +119,6 @@ export function composeMachine(plan: MachinePlan, undo: Undo): Machine {
   );
   undo.push(() => Promise.all(threads.map((thread) => thread.discard())));
   return { config, kvm, memory, quirks, board, fds, backs, deviceFailure, user, threads, statistics, assists, traces };
-}
-
-/** @throws Error for what no machine can have left there */
-function loadRegisters(board: Board, saved: SavedRegisters): void {
-  board.registers.load(saved);
-  if (board.events.peek() !== undefined || board.events.pending.get() !== 0)
-    throw new Error('the snapshot is of a machine that had ended');
-  for (const [name, { uart }] of board.legacy.uarts) {
-    const { tx, rx, loop } = uart.state;
-    if (![tx, rx, loop].every((ring) => ring.isSound())) throw new Error(`the snapshot's ${name} has a broken ring`);
-  }
 }
 
 function warner({ onWarning }: CompleteConfig): (message: string) => void {

@@ -96,6 +96,17 @@ export class ExecDecoder {
   #rest: Buffer = Buffer.alloc(0);
   #synchronized = false;
 
+  /** The beginning of a frame whose end has not come; for `resume`. */
+  get rest(): Uint8Array {
+    return this.#rest;
+  }
+
+  /** Goes on where another decoder was, after READY or before. */
+  resume(isReady: boolean, rest: Uint8Array): void {
+    this.#synchronized = isReady;
+    this.#rest = Buffer.from(rest);
+  }
+
   push(chunk: Uint8Array): ExecEvent[] {
     let bytes: Buffer = Buffer.concat([this.#rest, chunk]);
     if (!this.#synchronized) bytes = this.#skipNoise(bytes);
@@ -156,6 +167,17 @@ export class ExecEncoder {
   /** Payload bytes that could be sent at once. */
   get credit(): number {
     return this.#credit;
+  }
+
+  /** Frames that wait for credit; for `resume`. */
+  get waiting(): readonly (readonly [type: number, payload: Uint8Array])[] {
+    return this.#queue.map(({ type, payload }) => [type, payload]);
+  }
+
+  /** Goes on where another encoder was. */
+  resume(credit: number, waiting: readonly (readonly [type: number, payload: Uint8Array])[]): void {
+    this.#credit = credit;
+    for (const [type, payload] of waiting) this.#queue.push({ type, payload: Buffer.from(payload) });
   }
 
   /** Adds what a 'ready' or 'credit' event granted. @returns what may be sent now */

@@ -14,6 +14,9 @@ import { deviceHandle, type DeviceHandle } from './device-handle.js';
 import type { CommandEnd } from './exec-channel.js';
 import { watchForHalt } from './halt-watch.js';
 import { judge, type Cause } from './judge.js';
+import type { ExecRequest } from './config.js';
+import { releaseDevices } from './snapshot/hold.js';
+import type { MappedRam } from './snapshot/mapped-ram.js';
 import type { Machine } from './machine.js';
 import type { Marks } from './marks.js';
 import type { Outcome } from './outcome.js';
@@ -33,6 +36,8 @@ export interface VmParts extends Machine {
   readonly resize: ConsoleSize | undefined;
   readonly marks: Marks;
   readonly signal: AbortSignal | undefined;
+  /** Of a machine that comes from a snapshot. */
+  readonly restored?: { readonly mapped: MappedRam; readonly prompt: string };
 }
 
 /** One vCPU as its owner sees it. */
@@ -75,8 +80,12 @@ export class Vm implements AsyncDisposable {
   readonly vcpus: readonly VcpuHandle[];
   /** Kernel options that Linux wants on this host; empty on a host without quirks. */
   readonly quirkOptions: string;
+  /** In a restored machine: the end of the console's output before the snapshot, without a newline. */
+  readonly prompt: string;
   readonly #parts: VmParts;
   #state: VmState = 'created';
+  /** The devices stand still, as a restore has left them. */
+  #isHeld = false;
   #outcome: Outcome | undefined;
   #resolve: (outcome: Outcome) => void = () => undefined;
   #command: CommandEnd | undefined;
@@ -104,7 +113,14 @@ export class Vm implements AsyncDisposable {
     this.#closures = this.#serveClosures();
     parts.fds.event.onReadable(() => this.#onMachineEvent());
     for (const thread of parts.threads) void thread.ended.then((end) => this.#onVcpuEnd(end));
-    void parts.deviceFailure.then((message) => this.#finish({ kind: 'device', message }, true));
+    const onDeviceFailure = (message: string): void => void this.#finish({ kind: 'device', message }, true);
+    void parts.deviceFailure.then(onDeviceFailure);
+    parts.restored?.mapped.onLost(onDeviceFailure);
+    this.prompt = parts.restored?.prompt ?? '';
+    if (parts.restored !== undefined) {
+      this.#state = 'paused';
+      this.#isHeld = true;
+    }
     this.#followCommand();
     parts.signal?.addEventListener('abort', this.#abort, { once: true });
     if (parts.signal?.aborted === true) this.#abort();
@@ -135,7 +151,41 @@ export class Vm implements AsyncDisposable {
     if (this.#state !== 'paused') throw new Error(`resume: the machine is ${this.#state}, not paused`);
     // A kernel that never enabled kvmclock answers EINVAL, and has no watchdog to be told.
     await Promise.all(this.#parts.threads.map((thread) => thread.call('kvmclockCtrl').catch(() => undefined)));
-    if (this.#state === 'paused') this.#run();
+    if (this.#state !== 'paused') return;
+    this.#parts.marks.set('firstRun');
+    if (this.#isHeld) this.#releaseDevices();
+    this.#run();
+  }
+
+  /**
+   * Writes the machine's state and RAM into `directory`, in place of a snapshot that is there. A running machine is
+   * paused for it and goes on afterwards; a paused one stays paused. The event loop stands still while RAM is written.
+   * @throws SnapshotError when it cannot be written; Error when the machine is neither running nor paused, or a device
+   * keeps what the guest asked of it
+   */
+  async snapshot(directory: string): Promise<void> {
+    const isRunning = this.#state === 'running';
+    if (isRunning) await this.pause();
+    if (this.#state !== 'paused') throw new Error(`snapshot: the machine is ${this.#state}, not running or paused`);
+    const { saveMachine } = await import('./snapshot/save.js');
+    const wasHeld = this.#isHeld;
+    this.#isHeld = true;
+    try {
+      await saveMachine(this.#parts, directory);
+    } finally {
+      if (!wasHeld) this.#releaseDevices();
+      if (isRunning && this.state === 'paused') await this.resume();
+    }
+  }
+
+  /**
+   * Runs a command in a guest that was booted with `exec: 'later'`, here or before the snapshot; once.
+   * @throws Error when the guest has no agent, or its command already; RangeError for a command that it would not take
+   */
+  execute(command: ExecRequest): void {
+    const { exec } = this.#parts.consoles;
+    if (exec === undefined) throw new Error("the guest was not booted for commands; create it with exec: 'later'");
+    exec.start(command);
   }
 
   /**
@@ -196,6 +246,11 @@ export class Vm implements AsyncDisposable {
     this.#halt = watchForHalt(threads, () => void this.#finish({ kind: 'halted' }, true));
   }
 
+  #releaseDevices(): void {
+    this.#isHeld = false;
+    if (this.#state === 'paused') releaseDevices(this.#parts);
+  }
+
   #serveClosures(): ClosureBack | undefined {
     const { board, fds, user } = this.#parts;
     const bell = fds.owner.get(CLOSURE_BELL);
@@ -217,7 +272,9 @@ export class Vm implements AsyncDisposable {
 
   #onVcpuEnd(end: VcpuEnd): void {
     if (this.#state === 'ending' || this.#state === 'ended') return;
+    const lost = this.#parts.restored?.mapped.problem();
     if (end.type === 'stopped' && end.stop.kind === 'pending') this.#onMachineEvent();
+    else if (lost !== undefined) void this.#finish({ kind: 'device', message: lost }, true);
     else void this.#finish({ kind: 'vcpu', end }, true);
   }
 
@@ -274,11 +331,12 @@ export class Vm implements AsyncDisposable {
   }
 
   #release(): void {
-    const { kvm, fds, memory } = this.#parts;
+    const { kvm, fds, memory, restored } = this.#parts;
     kvm.close();
     closeBoardFds(fds);
     // Dropped WebAssembly memories wait for the collector; their pages need not.
-    for (const { bytes } of memory.regions) advise(bytes, 'DONTNEED');
+    if (restored !== undefined) restored.mapped.release();
+    else for (const { bytes } of memory.regions) advise(bytes, 'DONTNEED');
   }
 }
 

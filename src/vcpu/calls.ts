@@ -35,6 +35,7 @@ export const VCPU_CALLS = {
   captureState: ({ fd, memory }: CallTarget) => captureState(fd, memory),
   /** For a snapshot: all that KVM has of this vCPU. The argument is System.msrIndexList(). */
   saveState: ({ fd }: CallTarget, msrIndices: readonly number[]) => saveVcpu(fd, msrIndices),
+  getCpuid: ({ fd }: CallTarget) => fd.getCpuid2(),
   readTsc: ({ fd }: CallTarget) => readTsc(fd),
   restoreState: ({ fd, assist }: CallTarget, { saved, tscOffset }: RestoreState) => {
     restoreVcpu(fd, saved, tscOffset);

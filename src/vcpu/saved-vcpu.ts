@@ -24,7 +24,7 @@ export interface SavedVcpu {
   /** The kernel's own structures. */
   readonly rows: Readonly<Record<StateName, Uint8Array>>;
   readonly msrs: readonly MsrEntry[];
-  /** struct kvm_cpuid2 with its entries. */
+  /** struct kvm_cpuid2 with its entries, as KVM shows it. */
   readonly cpuid: Uint8Array;
   readonly tsc: SavedTsc;
 }
@@ -125,7 +125,8 @@ export function readTsc(vcpu: VcpuFd): SavedTsc {
  * @throws KvmError when KVM refuses a part; Error when the guest's TSC would go backwards
  */
 export function restoreVcpu(vcpu: VcpuFd, saved: SavedVcpu, tscOffset: bigint): void {
-  vcpu.setCpuid2(decodeCpuid(saved.cpuid));
+  // KVM on PVM shows other tables than those that were set; one that it shows by itself need not be set.
+  if (!isEqual(encodeCpuid(vcpu.getCpuid2()), saved.cpuid)) vcpu.setCpuid2(decodeCpuid(saved.cpuid));
   restoreTsc(vcpu, saved.tsc, tscOffset);
   for (const name of STATE_NAMES) {
     // SREGS and LAPIC stand now, and with them the mode of the timer that a deadline is for.
@@ -145,6 +146,10 @@ function restoreTsc(vcpu: VcpuFd, saved: SavedTsc, offset: bigint): void {
     `vCPU ${vcpu.id}: this host's KVM cannot set a guest's TSC, and the host's own (${value}) is behind the snapshot's ` +
       `(${saved.value}), as after a reboot of the host; boot the guest again`,
   );
+}
+
+function isEqual(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }
 
 function readMsrs(vcpu: VcpuFd, indices: readonly number[]): MsrEntry[] {

@@ -37,6 +37,8 @@ export interface VirtioDevice {
    * themselves. A device that never keeps a chain needs none.
    */
   settle?(): void;
+  /** After that, when every chain is back: makes durable what the guest was told is done. */
+  persist?(): Promise<void>;
   /** The machine ends, its vCPUs are gone: release what the host side holds. */
   close(): void | Promise<void>;
   /** Counters for the machine's report, by name. */

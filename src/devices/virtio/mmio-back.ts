@@ -127,6 +127,7 @@ export class MmioBack implements DeviceHost {
       throw new Error(
         `device ${this.device.offer.name} keeps requests of the guest, so it cannot be saved; see settle()`,
       );
+    await this.device.persist?.();
   }
 
   /** Ends `hold`, or the wait of a machine that was restored. What the guest was told it is told again. */
