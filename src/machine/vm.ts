@@ -75,6 +75,8 @@ export class Vm implements AsyncDisposable {
   readonly serial: ConsoleStreams;
   /** The command's streams, when the configuration has an `exec`. */
   readonly exec: { readonly stdin: Writable; readonly stdout: Readable; readonly stderr: Readable } | undefined;
+  /** Resolves when the guest's agent waits for its command; never without an `exec`. */
+  readonly ready: Promise<void>;
   /** Never rejects: a machine that fails has an outcome that says so. */
   readonly outcome: Promise<Outcome>;
   readonly vcpus: readonly VcpuHandle[];
@@ -100,6 +102,7 @@ export class Vm implements AsyncDisposable {
     this.console = { output: main.output, input: main.input };
     this.serial = { output: serial.output, input: serial.input };
     this.exec = exec;
+    this.ready = exec?.ready ?? new Promise(() => undefined);
     this.quirkOptions = parts.quirkOptions;
     this.outcome = new Promise((resolve) => (this.#resolve = resolve));
     this.vcpus = parts.threads.map((thread, index) => ({

@@ -49,8 +49,9 @@ function parse(body: Buffer, path: string): unknown {
   }
 }
 
-/** JSON has neither bytes nor integers of 64 bits. */
-function plainValue(_key: string, value: unknown): unknown {
+/** JSON has neither bytes nor integers of 64 bits. A Buffer would have turned itself into a list by now. */
+function plainValue(this: Readonly<Record<string, unknown>>, key: string): unknown {
+  const value = this[key];
   if (typeof value === 'bigint') return value.toString();
   if (value instanceof Uint8Array) return Buffer.from(value.buffer, value.byteOffset, value.length).toString('base64');
   return value;
