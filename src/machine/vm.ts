@@ -200,6 +200,16 @@ export class Vm implements AsyncDisposable {
     return this.outcome;
   }
 
+  /** Whether the guest can be told the size of a terminal: it has a virtio console. */
+  get canResize(): boolean {
+    return this.#parts.resize !== undefined;
+  }
+
+  /** Whether the guest's agent has no command yet: see `execute`. */
+  get awaitsCommand(): boolean {
+    return this.#parts.consoles.exec?.isStarted === false;
+  }
+
   /**
    * Tells the guest the size of the terminal behind its virtio console, in characters, each 1 to 65535.
    * @throws Error when the machine has no virtio console
