@@ -3,6 +3,24 @@ import { crc32 } from 'node:zlib';
 import { checkState, type MachineState } from '../../src/machine/snapshot/state.js';
 import { STATE_NAMES, STATE_ROWS } from '../../src/vcpu/saved-vcpu.js';
 
+/** What a test changes of a state, as JSON has it. */
+export interface PlainState {
+  architecture: string;
+  savedAt: number;
+  clock: string;
+  pit: string;
+  readonly config: Record<string, unknown>;
+  readonly registers: { readonly fields: [device: string, name: string, value: number][] };
+  readonly vcpus: {
+    readonly rows: Record<string, string>;
+    readonly msrs: [number, string][];
+    readonly tsc: { khz: number };
+    cpuid: string;
+  }[];
+  readonly irqchips: { picMaster: string; ioapic: string };
+  readonly ram: Record<string, unknown>;
+}
+
 const base64 = (bytes: number): string => Buffer.alloc(bytes).toString('base64');
 
 /** One CPUID entry behind its count. */
