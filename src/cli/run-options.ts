@@ -38,8 +38,17 @@ export interface RunRequest {
   /** Where the VM is saved when that is asked for. */
   readonly snapshot?: string;
   readonly snapshotAt?: RegExp;
+  /** Boots, though a snapshot of the default guest is kept. */
+  readonly cold?: boolean;
   /** Program and arguments to run in the default guest. */
   readonly command?: readonly string[];
+}
+
+/** What the making of a VM gets of its run. */
+export interface RunHooks {
+  /** Aborts when the run is to be given up. */
+  readonly signal: AbortSignal;
+  readonly onWarning: (message: string) => void;
 }
 
 type Options = Omit<RunRequest, 'command'>;
@@ -219,6 +228,12 @@ export const OPTION_ROWS: readonly OptionRow[] = [
     help: 'save the VM once, when a line of its console matches this regular expression; it goes on',
     group: 'run',
     parse: (value) => ({ snapshotAt: parsePattern('--snapshot-at', value) }),
+  },
+  {
+    flags: '--cold',
+    help: 'boot the default guest, though a snapshot of it is kept from an earlier run',
+    group: 'run',
+    parse: () => ({ cold: true }),
   },
   {
     flags: '--verbose',

@@ -19,12 +19,13 @@ import {
   type StreamEvents,
 } from './guest-streams.js';
 import { openReportFile, type ReportFile } from './report-file.js';
-import type { RunRequest } from './run-options.js';
+import type { RunHooks, RunRequest } from './run-options.js';
 import { Saver, watchForLine } from './saver.js';
 import { describeError, printable, say } from './sentence.js';
 import { dieOf, signalStatus, watchSignals, type EndingSignal } from './signals.js';
 import { terminalSize, watchTerminalSize } from './terminal.js';
 import { UsageError } from './usage-error.js';
+import { isWarm, warmStart } from './warm-start.js';
 
 /** How long a run that was told to end may take to do so. */
 const END_DEADLINE_MS = 1500;
@@ -40,18 +41,12 @@ const LINUX_FORMATS: ReadonlySet<string> = new Set<ImageFormat>(['elf-linux', 'e
 /** How a run ended: with a status, or by a signal that the process is to die of. */
 export type RunEnd = { readonly status: number } | { readonly signal: EndingSignal; readonly status: number };
 
-/** What the making of a VM gets of its run. */
-export interface RunHooks {
-  /** Aborts when the run is to be given up. */
-  readonly signal: AbortSignal;
-  readonly onWarning: (message: string) => void;
-}
-
 export function runVm(request: RunRequest): Promise<RunEnd> {
   return runMachine(request, async (hooks) => {
     const guest = request.kernel === undefined ? await prepareDefaultGuest(request, hooks.signal) : undefined;
     const size = process.stdin.isTTY && request.command === undefined ? terminalSize() : undefined;
-    const vm = await inWords(() => createVm({ ...vmConfig(request, { guest, terminalSize: size }), ...hooks }));
+    const config = vmConfig(request, { guest, terminalSize: size });
+    const vm = await inWords(() => (isWarm(request) ? warmStart(config, hooks) : createVm({ ...config, ...hooks })));
     suggestQuirkOptions(vm, request);
     return vm;
   });

@@ -1,6 +1,7 @@
 // Runs one command in the default guest over a serial line: stdin, stdout and stderr as streams, and its status.
 // The frames are those of exec-protocol.ts; the line must not lose bytes (a UART that waits when it is full).
 import { Readable, Writable } from 'node:stream';
+import { randomBytes } from '../devices/backend/random-source.js';
 import { ExecDecoder, ExecEncoder, exitStatus, type ExecCommand, type ExecEvent } from './exec-protocol.js';
 import type { SerialLine } from './serial-streams.js';
 import type { SavedExec } from './snapshot/state.js';
@@ -9,6 +10,9 @@ import type { SavedExec } from './snapshot/state.js';
 const HIGH_WATER = 256 << 10;
 /** Bytes of stdin that wait for credit before the writer is told to wait. */
 const MAX_PENDING = 64 << 10;
+
+/** As the agent takes it. */
+const SEED_BYTES = 32;
 
 /** How the command ended. `message` is the guest's word when it could not be run. */
 export interface CommandEnd {
@@ -125,6 +129,7 @@ export class ExecChannel {
     this.#encoder.resume(credit, waiting);
     this.#decoder.resume(isReady, fromLine);
     this.#send(toLine);
+    this.#send(this.#encoder.seed(randomBytes(SEED_BYTES)));
     if (isReady) this.#becomeReady();
   }
 

@@ -3,7 +3,7 @@
 
 /** First payload bytes of the guest's READY frame; what comes before it on the line is noise of the line's driver. */
 const MAGIC = Buffer.from('MVX');
-const VERSION = 1;
+const VERSION = 2;
 const HEADER = 3;
 export const EXEC_MAX_PAYLOAD = 4096;
 /** Bytes that the guest takes for all arguments, and for all environment entries, with a NUL after each. */
@@ -24,6 +24,7 @@ export const ExecFrame = {
   STDIN: 0x85,
   STDIN_EOF: 0x86,
   SIGNAL: 0x87,
+  SEED: 0x88,
 } as const;
 
 /** What the guest says. */
@@ -199,6 +200,12 @@ export class ExecEncoder {
       this.#queue.push({ type: ExecFrame.CWD, payload: path });
     }
     this.#queue.push({ type: ExecFrame.START, payload: Buffer.alloc(0) });
+    return this.#drain();
+  }
+
+  /** Random bytes for a guest that comes from a snapshot, as every other one of that snapshot. */
+  seed(bytes: Uint8Array): Buffer {
+    this.#queue.push({ type: ExecFrame.SEED, payload: Buffer.from(bytes) });
     return this.#drain();
   }
 
