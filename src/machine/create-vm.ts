@@ -15,7 +15,7 @@ import { Marks } from './marks.js';
 import { withUndo } from './undo.js';
 import { loadUserDevices } from './user-devices.js';
 import { deviceWords } from './virtio-slots.js';
-import { Vm } from './vm.js';
+import { Vm, type VmParts } from './vm.js';
 
 const MIB = 2 ** 20;
 const RNG_SEED_BYTES = 32;
@@ -55,9 +55,15 @@ export async function createVm(config: VmConfig): Promise<Vm> {
     marks.set('created');
     const kernel = { format, cmdline: request.cmdline, placed };
     const { signal } = complete;
-    return new Vm({ ...machine, kernel, quirkOptions, consoles, resize: virtio.console, marks, signal });
+    return new Vm({ ...machine, kernel, quirkOptions, consoles, resize: virtio.console, marks, signal, fork });
   });
 }
+
+/** Loaded when it is used, as all of a restore is. */
+const fork: VmParts['fork'] = async (...fromMachine) => {
+  const { forkVm } = await import('./restore-vm.js');
+  return forkVm(...fromMachine);
+};
 
 function bootRequest(config: CompleteConfig, words: readonly string[] = []): BootRequest {
   const { kernel, initrd, entry, load, cpus, firmware } = config;

@@ -8,6 +8,7 @@ import { kernelOptions, presentQuirks } from '../vcpu/assist/probe.js';
 import { composeMachine, openDevices } from './compose.js';
 import { completeConfig, type VmConfig } from './config.js';
 import { connectConsoles } from './consoles.js';
+import { forkMachine } from './fork.js';
 import { hostQuirks } from './host-quirks.js';
 import { Marks } from './marks.js';
 import {
@@ -24,7 +25,7 @@ import { hostProblem } from './snapshot/host-check.js';
 import { MappedRam } from './snapshot/mapped-ram.js';
 import { withUndo } from './undo.js';
 import { loadUserDevices } from './user-devices.js';
-import { Vm } from './vm.js';
+import { Vm, type ForkOptions, type VmParts } from './vm.js';
 
 /** What may be said of a machine that is restored: what its host side is, and what the guest cannot tell. */
 export type RestoreOptions = Pick<
@@ -125,8 +126,14 @@ export async function restoreFrom(source: OpenSnapshot, options: RestoreOptions)
     const { kernel, prompt } = state;
     const { signal } = config;
     const parts = { ...machine, kernel, quirkOptions: kernelOptions(probed), consoles, resize: virtio.console };
-    return new Vm({ ...parts, marks, signal, restored: { mapped, prompt } });
+    return new Vm({ ...parts, marks, signal, fork: forkVm, restored: { mapped, prompt } });
   });
+}
+
+/** For VmParts. */
+export function forkVm(machine: VmParts, count: number, options: ForkOptions): Promise<Vm[]> {
+  // No time has passed.
+  return forkMachine(machine, count, (snapshot, own) => restoreFrom(snapshot, { ...options, ...own, clock: 'resume' }));
 }
 
 /** The configuration of the saved machine, with what `options` says instead. */

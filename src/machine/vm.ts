@@ -14,7 +14,7 @@ import { deviceHandle, type DeviceHandle } from './device-handle.js';
 import type { CommandEnd } from './exec-channel.js';
 import { watchForHalt } from './halt-watch.js';
 import { judge, type Cause } from './judge.js';
-import type { ExecRequest } from './config.js';
+import type { ExecRequest, VmConfig } from './config.js';
 import { releaseDevices } from './snapshot/hold.js';
 import type { MappedRam } from './snapshot/mapped-ram.js';
 import type { Machine } from './machine.js';
@@ -36,9 +36,20 @@ export interface VmParts extends Machine {
   readonly resize: ConsoleSize | undefined;
   readonly marks: Marks;
   readonly signal: AbortSignal | undefined;
+  /** Makes forks of the machine while it is held: see fork.ts. */
+  readonly fork: (machine: VmParts, count: number, options: ForkOptions) => Promise<Vm[]>;
   /** Of a machine that comes from a snapshot. */
   readonly restored?: { readonly mapped: MappedRam; readonly prompt: string };
 }
+
+/** What all forks of one call have in common. */
+export type ForkOptions = Pick<
+  VmConfig,
+  'virtio' | 'devices' | 'consoleOverflow' | 'trace' | 'milestones' | 'signal' | 'onWarning'
+> & {
+  /** Runs this in each, when the guest's agent waits for a command. */
+  readonly exec?: ExecRequest;
+};
 
 /** One vCPU as its owner sees it. */
 export interface VcpuHandle {
@@ -167,14 +178,30 @@ export class Vm implements AsyncDisposable {
    * keeps what the guest asked of it
    */
   async snapshot(directory: string): Promise<void> {
+    const { saveMachine } = await import('./snapshot/save.js');
+    await this.#whileHeld('snapshot', () => saveMachine(this.#parts, directory));
+  }
+
+  /**
+   * Makes `count` machines that go on where this one stands, paused as restoreVm makes them. They share its memory
+   * copy-on-write, read-only disks, and the bases of overlays; each gets a copy of the overlays, and a user network of
+   * its own. A running machine is paused for it and goes on afterwards.
+   * @throws ConfigError for a disk or network that cannot be shared; as `snapshot` otherwise
+   */
+  async fork(count: number, options: ForkOptions = {}): Promise<Vm[]> {
+    if (!Number.isSafeInteger(count) || count < 1)
+      throw new RangeError(`fork: the number of forks is a whole number from 1 on, not ${count}`);
+    return this.#whileHeld('fork', () => this.#parts.fork(this.#parts, count, options));
+  }
+
+  async #whileHeld<T>(what: string, action: () => Promise<T>): Promise<T> {
     const isRunning = this.#state === 'running';
     if (isRunning) await this.pause();
-    if (this.#state !== 'paused') throw new Error(`snapshot: the machine is ${this.#state}, not running or paused`);
-    const { saveMachine } = await import('./snapshot/save.js');
+    if (this.#state !== 'paused') throw new Error(`${what}: the machine is ${this.#state}, not running or paused`);
     const wasHeld = this.#isHeld;
     this.#isHeld = true;
     try {
-      await saveMachine(this.#parts, directory);
+      return await action();
     } finally {
       if (!wasHeld) this.#releaseDevices();
       if (isRunning && this.state === 'paused') await this.resume();

@@ -11,9 +11,15 @@ const CHUNK_PAGES = CHUNK / PAGE_SIZE;
 
 /**
  * Writes all RAM. Nothing may change it meanwhile, so this does not return before it is done.
+ * @param options.hashes false: without them, for a file that nobody verifies
  * @param mapped what lies in a file that is mapped under the memory: pages that the kernel need not know as present
  */
-export function writeRam(fd: number, memory: GuestMemory, mapped: readonly Extent[]): RamContent {
+export function writeRam(
+  fd: number,
+  memory: GuestMemory,
+  mapped: readonly Extent[],
+  options = { hashes: true },
+): RamContent {
   ftruncateSync(fd, memory.size);
   const extents: Extent[] = [];
   const hashes: [number, string][] = [];
@@ -26,7 +32,7 @@ export function writeRam(fd: number, memory: GuestMemory, mapped: readonly Exten
       const ofChunk = bits.subarray((chunk * CHUNK_PAGES) / 8, ((chunk + 1) * CHUNK_PAGES) / 8);
       if (ofChunk.every((byte) => byte === 0)) continue;
       const data = bytes.subarray(chunk * CHUNK, (chunk + 1) * CHUNK);
-      hashes.push([base / CHUNK_PAGES + chunk, hashOf(data)]);
+      if (options.hashes) hashes.push([base / CHUNK_PAGES + chunk, hashOf(data)]);
       for (const [first, count] of extentsOf(ofChunk))
         writeWhole(
           fd,
