@@ -4,6 +4,7 @@ import { benchBoot } from './boot.js';
 import { benchBlock } from './virtio-block.js';
 import { benchNet } from './virtio-net.js';
 import { benchExits } from './exits.js';
+import { benchSnapshot } from './snapshot.js';
 
 /** What a benchmark may take; each names those that it does. */
 export interface BenchOptions {
@@ -46,6 +47,12 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
     takes: [],
     rounds: 9,
     run: benchNet,
+  },
+  snapshot: {
+    summary: 'save, restore to the first output, fork, memory of a fork; for 64 MiB, 512 MiB and 2 GiB of RAM',
+    takes: [],
+    rounds: 5,
+    run: benchSnapshot,
   },
   exits: {
     summary: 'what a VM exit costs, tier by tier, beside a plain C loop; the parts of our own cost; growth',
