@@ -5,6 +5,7 @@ import { benchBlock } from './virtio-block.js';
 import { benchNet } from './virtio-net.js';
 import { benchGuestIo } from './guest-io.js';
 import { benchExits } from './exits.js';
+import { benchSnapshot } from './snapshot.js';
 
 /** What a benchmark may take; each names those that it does. */
 export interface BenchOptions {
@@ -53,6 +54,12 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
     takes: [],
     rounds: 3,
     run: benchGuestIo,
+  },
+  snapshot: {
+    summary: 'save, restore to the first output, fork, memory of a fork; for 64 MiB, 512 MiB and 2 GiB of RAM',
+    takes: [],
+    rounds: 5,
+    run: benchSnapshot,
   },
   exits: {
     summary: 'what a VM exit costs, tier by tier, beside a plain C loop; the parts of our own cost; growth',

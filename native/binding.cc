@@ -8,12 +8,14 @@
 #include <string>
 #include <vector>
 
+#include "arguments.h"
 #include "enter.h"
 #include "eventfd.h"
 #include "handles.h"
 #include "host.h"
 #include "io-binding.h"
 #include "ioctl.h"
+#include "ram-binding.h"
 #include "runners.h"
 #include "tap.h"
 #include "vm.h"
@@ -24,66 +26,6 @@
 namespace microvisor {
 
 namespace {
-
-using Info = const Napi::CallbackInfo &;
-
-constexpr double kMaxSafeInteger = 9007199254740991.0;
-
-// An integer of 0 to `max`. Strings, fractions, NaN, negatives and BigInts throw.
-uint64_t Integer(Info info, size_t index, const char *name, double max) {
-  Napi::Value value = info[index];
-  double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : NAN;
-  if (!(number >= 0 && number <= max) || number != std::floor(number))
-    throw Napi::RangeError::New(info.Env(), std::string(name) + " must be an integer from 0 to " +
-                                                Napi::Number::New(info.Env(), max).ToString().Utf8Value());
-  return static_cast<uint64_t>(number);
-}
-
-uint32_t Unsigned32(Info info, size_t index, const char *name) {
-  return static_cast<uint32_t>(Integer(info, index, name, UINT32_MAX));
-}
-
-std::string Text(Info info, size_t index, const char *name) {
-  std::string text = info[index].IsString() ? info[index].As<Napi::String>().Utf8Value() : "";
-  if (text.empty() || text.find('\0') != std::string::npos)
-    throw Napi::TypeError::New(info.Env(), std::string(name) + " must be a string, not empty, without NUL");
-  return text;
-}
-
-struct Bytes {
-  uint8_t *data;
-  size_t length;
-  bool shared;
-};
-
-Bytes BytesOf(Napi::Value value, const char *name) {
-  napi_env env = value.Env();
-  napi_typedarray_type type;
-  Bytes bytes{};
-  void *data = nullptr;
-  napi_value buffer;
-  bool is_typed_array = false, is_array_buffer = false;
-  Check(env, napi_is_typedarray(env, value, &is_typed_array));
-  if (is_typed_array) {
-    Check(env, napi_get_typedarray_info(env, value, &type, &bytes.length, &data, &buffer, nullptr));
-    is_typed_array = type == napi_uint8_array;
-  }
-  if (!is_typed_array) throw Napi::TypeError::New(env, std::string(name) + " must be a Uint8Array");
-  // A SharedArrayBuffer is no ArrayBuffer to Node-API.
-  Check(env, napi_is_arraybuffer(env, buffer, &is_array_buffer));
-  bytes.data = static_cast<uint8_t *>(data);
-  bytes.shared = !is_array_buffer;
-  return bytes;
-}
-
-Bytes PrivateBytes(Napi::Value value, const char *name) {
-  Bytes bytes = BytesOf(value, name);
-  // Another thread could change a checked count before the kernel reads it.
-  if (bytes.shared) throw Napi::TypeError::New(value.Env(), std::string(name) + " must not lie in shared memory");
-  return bytes;
-}
-
-Napi::Value Result(Info info, long result) { return Napi::Number::New(info.Env(), static_cast<double>(result)); }
 
 // open(path): a handle for the system ioctls, or -errno
 Napi::Value Open(Info info) {
@@ -322,6 +264,22 @@ Napi::Value AddToEventFd(Info info) {
   return Result(info, mv_eventfd_signal(fd, count));
 }
 
+// getTscOffset(vcpu): a bigint, or -errno
+Napi::Value GetTscOffset(Info info) {
+  uint64_t offset;
+  long result = mv_vcpu_get_tsc_offset(UnwrapVcpu(info[0]).vcpu->fd, &offset);
+  if (result < 0) return Result(info, result);
+  return Napi::BigInt::New(info.Env(), offset);
+}
+
+// setTscOffset(vcpu, offset: bigint): 0 or -errno
+Napi::Value SetTscOffset(Info info) {
+  bool lossless = false;
+  uint64_t offset = info[1].IsBigInt() ? info[1].As<Napi::BigInt>().Uint64Value(&lossless) : 0;
+  if (!lossless) throw Napi::RangeError::New(info.Env(), "the offset must be an unsigned 64-bit bigint");
+  return Result(info, mv_vcpu_set_tsc_offset(UnwrapVcpu(info[0]).vcpu->fd, offset));
+}
+
 // readEventFd(eventfd): the counter, undefined when it is 0, or -errno
 Napi::Value ReadEventFd(Info info) {
   uint64_t count;
@@ -397,6 +355,14 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
       {"ioClose", IoClose},
       {"ioLock", IoLock},
       {"ioSize", IoSize},
+      {"getTscOffset", GetTscOffset},
+      {"setTscOffset", SetTscOffset},
+      {"ramMap", RamMap},
+      {"ramGuard", RamGuard},
+      {"ramClear", RamClear},
+      {"ramUsed", RamUsed},
+      {"ramFile", RamFile},
+      {"ramSeal", RamSeal},
       {"advise", Advise},
       {"threadCpuNanoseconds", ThreadCpuNanoseconds},
       {"threadId", ThreadId},

@@ -1,5 +1,6 @@
 // One vCPU: its fd, the mapping of struct kvm_run, and KVM_RUN itself.
-// KVM API 4.7 (KVM_CREATE_VCPU), 4.10 (KVM_RUN), 4.21 (KVM_SET_SIGNAL_MASK), chapter 5.
+// KVM API 4.7 (KVM_CREATE_VCPU), 4.10 (KVM_RUN), 4.21 (KVM_SET_SIGNAL_MASK), chapter 5;
+// Documentation/virt/kvm/devices/vcpu.rst §4 (KVM_VCPU_TSC_CTRL).
 #include "vcpu.h"
 
 #include <errno.h>
@@ -133,6 +134,19 @@ long mv_vcpu_set_signal_mask(int fd, const void *set) {
   memcpy(argument.set, set, sizeof argument.set);
   return mv_ioctl(fd, KVM_SET_SIGNAL_MASK, (uintptr_t)&argument);
 }
+
+static long tsc_offset(int fd, unsigned long call, uint64_t *offset) {
+  struct kvm_device_attr attribute = {
+      .group = KVM_VCPU_TSC_CTRL,
+      .attr = KVM_VCPU_TSC_OFFSET,
+      .addr = (uintptr_t)offset,
+  };
+  return mv_ioctl(fd, call, (uintptr_t)&attribute);
+}
+
+long mv_vcpu_get_tsc_offset(int fd, uint64_t *offset) { return tsc_offset(fd, KVM_GET_DEVICE_ATTR, offset); }
+
+long mv_vcpu_set_tsc_offset(int fd, uint64_t offset) { return tsc_offset(fd, KVM_SET_DEVICE_ATTR, &offset); }
 
 void mv_vcpu_release(struct mv_vcpu *vcpu) {
   if (vcpu->references > 1) {

@@ -48,6 +48,10 @@ void mv_vcpu_unmap(struct mv_vcpu *vcpu);
 /** KVM_SET_SIGNAL_MASK with `set` (8 bytes), or back to the thread's own mask with NULL. 0 or -errno. */
 long mv_vcpu_set_signal_mask(int fd, const void *set);
 
+/** KVM_VCPU_TSC_OFFSET: what KVM adds to the host's TSC for this vCPU, modulo 2^64. 0 or -errno (ENXIO: no such attribute). */
+long mv_vcpu_get_tsc_offset(int fd, uint64_t *offset);
+long mv_vcpu_set_tsc_offset(int fd, uint64_t offset);
+
 /** Drops one reference; the last one closes, unmaps and frees the place. */
 void mv_vcpu_release(struct mv_vcpu *vcpu);
 

@@ -1,5 +1,7 @@
 // The library's door: machines on the first floor down, and the layer under them for lessons and experiments.
 export { createVm } from './machine/create-vm.js';
+export { restoreVm, verifySnapshot, type RestoreOptions } from './machine/restore-vm.js';
+export { SnapshotError } from './machine/snapshot/error.js';
 export type { Vm, VcpuHandle, VmState } from './machine/vm.js';
 export { ConfigError, type ExecRequest, type VmConfig } from './machine/config.js';
 export { exitStatus, type FailureKind, type Outcome } from './machine/outcome.js';

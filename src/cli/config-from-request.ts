@@ -42,7 +42,7 @@ function commandLine(request: RunRequest, { guest, terminalSize }: Surroundings)
 }
 
 /** Nobody loses what the guest prints, unless there is nobody. */
-function consoleOverflow(request: RunRequest): 'drop' | 'wait' {
+export function consoleOverflow(request: RunRequest): 'drop' | 'wait' {
   if (request.console?.kind === 'null') return 'drop';
   return request.command === undefined || request.console !== undefined ? 'wait' : 'drop';
 }

@@ -3,7 +3,7 @@
 
 const PREFIX = 0x01;
 
-export type KeyAction = 'end' | 'help' | 'prefix';
+export type KeyAction = 'end' | 'save' | 'help' | 'prefix';
 
 interface KeyRow {
   /** The byte after the prefix. */
@@ -18,6 +18,12 @@ const letter = (text: string): number => text.charCodeAt(0);
 
 export const KEY_ROWS: readonly KeyRow[] = [
   { key: letter('x'), label: 'Ctrl-A x', action: 'end', help: 'end the VM at once' },
+  {
+    key: letter('s'),
+    label: 'Ctrl-A s',
+    action: 'save',
+    help: 'save the VM into the folder of --snapshot; it goes on',
+  },
   { key: letter('h'), label: 'Ctrl-A h', action: 'help', help: 'show these keys' },
   { key: letter('a'), label: 'Ctrl-A a', action: 'prefix', help: 'send Ctrl-A to the guest' },
   { key: PREFIX, label: 'Ctrl-A Ctrl-A', action: 'prefix', help: 'the same' },
@@ -30,7 +36,7 @@ export function keyHelp(): string {
 }
 
 /** What a chunk of typed bytes comes to: bytes for the guest and actions for us, in the order they were typed. */
-export type Typed = { readonly bytes: Uint8Array } | { readonly action: 'end' | 'help' };
+export type Typed = { readonly bytes: Uint8Array } | { readonly action: Exclude<KeyAction, 'prefix'> };
 
 /**
  * Splits what is typed into the guest's bytes and our keys. A prefix that ends a chunk waits for the next chunk. A key

@@ -13,6 +13,8 @@ import { RawTerminal } from './terminal.js';
 export interface StreamEvents {
   /** Ctrl-A x. */
   onEndKey(): void;
+  /** Ctrl-A s. */
+  onSaveKey(): void;
   /** An output cannot be written any more: EPIPE, ENOSPC. */
   onBrokenOutput(error: NodeJS.ErrnoException): void;
 }
@@ -60,7 +62,7 @@ export function connectOutput(
 export function connectConsoleInput(
   input: Writable,
   echo: Writable,
-  events: Pick<StreamEvents, 'onEndKey'>,
+  events: Pick<StreamEvents, 'onEndKey' | 'onSaveKey'>,
 ): Connection {
   const stdin: Readable = process.stdin;
   ignoreErrors(stdin);
@@ -72,7 +74,11 @@ export function connectConsoleInput(
   }
   const terminal = RawTerminal.enter(stdin);
   const keys = new EscapeKeys();
-  const actions = { end: () => events.onEndKey(), help: () => void echo.write(keyHelp()) };
+  const actions = {
+    end: () => events.onEndKey(),
+    save: () => events.onSaveKey(),
+    help: () => void echo.write(keyHelp()),
+  };
   stdin.on('data', (chunk: Buffer) => {
     for (const typed of keys.feed(chunk)) {
       if ('action' in typed) actions[typed.action]();

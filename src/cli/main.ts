@@ -9,10 +9,15 @@ import type { Invocation, VerbRow } from './verb.js';
 
 const VERBS: readonly VerbRow[] = [
   { name: 'run', summary: 'boot a guest, or run a command in the default guest', load: () => import('./run.js') },
+  { name: 'restore', summary: 'go on from a snapshot', load: () => import('./restore.js') },
+  { name: 'snapshot', summary: 'verify a snapshot, and how one is made', load: () => import('./snapshot.js') },
   { name: 'check', summary: 'say what this host offers, and what is missing', load: () => import('./check.js') },
   { name: 'disk', summary: 'make disk images for --disk', load: () => import('./disk.js') },
   { name: 'guest', summary: 'prepare the default guest without running it', load: () => import('./guest.js') },
 ];
+
+/** The verbs that take words after `--`. */
+const TAKE_COMMAND: readonly string[] = ['run', 'restore'];
 
 const AFTER_HELP = `
 Examples:
@@ -71,7 +76,8 @@ async function main(argv: readonly string[]): Promise<void> {
     if (row === verb) (await row.load()).define(command, invocation);
   }
   try {
-    if (verb?.name !== 'run' && separator >= 0) throw new UsageError('--', 'only run takes a COMMAND; leave it out');
+    if (separator >= 0 && !TAKE_COMMAND.includes(verb?.name ?? ''))
+      throw new UsageError('--', 'only run and restore take a COMMAND; leave it out');
     await program.parseAsync(words, { from: 'user' });
   } catch (error) {
     const sentence = error instanceof CommanderError ? usageSentence(error, verb?.name) : describeError(error);

@@ -35,8 +35,20 @@ export interface RunRequest {
   readonly guest?: GuestKind;
   readonly kernelSource?: string;
   readonly verbose?: boolean;
+  /** Where the VM is saved when that is asked for. */
+  readonly snapshot?: string;
+  readonly snapshotAt?: RegExp;
+  /** Boots, though a snapshot of the default guest is kept. */
+  readonly cold?: boolean;
   /** Program and arguments to run in the default guest. */
   readonly command?: readonly string[];
+}
+
+/** What the making of a VM gets of its run. */
+export interface RunHooks {
+  /** Aborts when the run is to be given up. */
+  readonly signal: AbortSignal;
+  readonly onWarning: (message: string) => void;
 }
 
 type Options = Omit<RunRequest, 'command'>;
@@ -78,6 +90,15 @@ function oneOf<const T extends readonly string[]>(option: string, choices: T, va
 function nonEmpty(option: string, what: string, value: string): string {
   if (value === '') throw new UsageError(option, `takes ${what}, not an empty text`);
   return value;
+}
+
+function parsePattern(option: string, value: string): RegExp {
+  try {
+    return new RegExp(nonEmpty(option, 'a regular expression', value));
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    throw new UsageError(option, `takes a regular expression, and ${JSON.stringify(value)} is none: ${error.message}`);
+  }
 }
 
 export const OPTION_ROWS: readonly OptionRow[] = [
@@ -195,6 +216,24 @@ export const OPTION_ROWS: readonly OptionRow[] = [
     help: 'write time stamps, exits, assists and the outcome there as JSON when the VM has ended',
     group: 'run',
     parse: (value) => ({ report: nonEmpty('--report', 'a file', value) }),
+  },
+  {
+    flags: '--snapshot <DIR>',
+    help: 'where Ctrl-A s and --snapshot-at save the VM (default: microvisor-snapshot); see microvisor restore',
+    group: 'run',
+    parse: (value) => ({ snapshot: nonEmpty('--snapshot', 'a folder', value) }),
+  },
+  {
+    flags: '--snapshot-at <LINE>',
+    help: 'save the VM once, when a line of its console matches this regular expression; it goes on',
+    group: 'run',
+    parse: (value) => ({ snapshotAt: parsePattern('--snapshot-at', value) }),
+  },
+  {
+    flags: '--cold',
+    help: 'boot the default guest, though a snapshot of it is kept from an earlier run',
+    group: 'run',
+    parse: () => ({ cold: true }),
   },
   {
     flags: '--verbose',

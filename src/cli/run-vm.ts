@@ -2,7 +2,7 @@
 // Our own; statuses as in the README: 0, COMMAND's, debug-exit, 2, 124, 125, 128+n.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ImageFormat } from '../boot/request.js';
-import { ConfigError, type VmConfig } from '../machine/config.js';
+import { ConfigError } from '../machine/config.js';
 import { createVm } from '../machine/create-vm.js';
 import type { Vm } from '../machine/vm.js';
 import { exitStatus, type Outcome } from '../machine/outcome.js';
@@ -19,11 +19,13 @@ import {
   type StreamEvents,
 } from './guest-streams.js';
 import { openReportFile, type ReportFile } from './report-file.js';
-import type { RunRequest } from './run-options.js';
+import type { RunHooks, RunRequest } from './run-options.js';
+import { Saver, watchForLine } from './saver.js';
 import { describeError, printable, say } from './sentence.js';
 import { dieOf, signalStatus, watchSignals, type EndingSignal } from './signals.js';
 import { terminalSize, watchTerminalSize } from './terminal.js';
 import { UsageError } from './usage-error.js';
+import { isWarm, warmStart } from './warm-start.js';
 
 /** How long a run that was told to end may take to do so. */
 const END_DEADLINE_MS = 1500;
@@ -39,7 +41,19 @@ const LINUX_FORMATS: ReadonlySet<string> = new Set<ImageFormat>(['elf-linux', 'e
 /** How a run ended: with a status, or by a signal that the process is to die of. */
 export type RunEnd = { readonly status: number } | { readonly signal: EndingSignal; readonly status: number };
 
-export async function runVm(request: RunRequest): Promise<RunEnd> {
+export function runVm(request: RunRequest): Promise<RunEnd> {
+  return runMachine(request, async (hooks) => {
+    const guest = request.kernel === undefined ? await prepareDefaultGuest(request, hooks.signal) : undefined;
+    const size = process.stdin.isTTY && request.command === undefined ? terminalSize() : undefined;
+    const config = vmConfig(request, { guest, terminalSize: size });
+    const vm = await inWords(() => (isWarm(request) ? warmStart(config, hooks) : createVm({ ...config, ...hooks })));
+    suggestQuirkOptions(vm, request);
+    return vm;
+  });
+}
+
+/** Runs the VM that `make` gives, one that is to start or one that was restored, as `request` says. */
+export async function runMachine(request: RunRequest, make: (hooks: RunHooks) => Promise<Vm>): Promise<RunEnd> {
   const report = request.report === undefined ? undefined : openReportFile(request.report);
   const consoleFile = request.console?.kind === 'file' ? openConsoleFile(request.console.path) : undefined;
   const abort = new AbortController();
@@ -69,11 +83,7 @@ export async function runVm(request: RunRequest): Promise<RunEnd> {
   };
   process.on('uncaughtException', onCrash);
   try {
-    const guest = request.kernel === undefined ? await prepareDefaultGuest(request, abort.signal) : undefined;
-    const size = process.stdin.isTTY && request.command === undefined ? terminalSize() : undefined;
-    const onWarning = (message: string): void => say(printable(message));
-    vm = await create({ ...vmConfig(request, { guest, terminalSize: size }), onWarning, signal: abort.signal });
-    suggestQuirkOptions(vm, request);
+    vm = await make({ signal: abort.signal, onWarning: (message) => say(printable(message)) });
     const status = await runToEnd(vm, request, consoleFile, connections);
     if (signal !== undefined) return writeReport(report, vm, { signal, status: signalStatus(signal) });
     return writeReport(report, vm, { status: crashed ? VM_FAILED : status });
@@ -95,9 +105,9 @@ function release(connections: Connection[]): void {
 }
 
 // The configuration's fields are named as the person typed them.
-async function create(config: VmConfig): Promise<Vm> {
+export async function inWords(make: () => Promise<Vm>): Promise<Vm> {
   try {
-    return await createVm(config);
+    return await make();
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
     const [field = ''] = error.field.split('.');
@@ -116,8 +126,10 @@ async function runToEnd(
   const stop = (by: 'host' | 'timeout'): void => {
     void vm.stop({ by });
   };
+  const saver = new Saver(vm, request.snapshot);
   const events: StreamEvents = {
     onEndKey: () => stop('host'),
+    onSaveKey: () => void saver.save(),
     onBrokenOutput: (error) => {
       broken ??= error;
       stop('host');
@@ -125,7 +137,9 @@ async function runToEnd(
   };
   connections.push(...connect(vm, request, consoleFile, events));
   const timer = request.timeoutMs === undefined ? undefined : setTimeout(() => stop('timeout'), request.timeoutMs);
-  await vm.start();
+  if (request.snapshotAt !== undefined) watchForLine(vm.console.output, request.snapshotAt, () => void saver.save());
+  if (vm.state === 'paused') await vm.resume();
+  else await vm.start();
   if (request.verbose === true)
     say(`the VM was started with the command line: ${printable(vm.report().kernel.cmdline)}`);
   const outcome = await vm.outcome;
@@ -163,8 +177,10 @@ function connect(
   else if (consoleFile === undefined) {
     const output = connectOutput(console.output, 1, events);
     if (process.stdin.isTTY) say('Ctrl-A x ends the VM, Ctrl-A h lists the keys');
+    // What a restored guest has printed before, and the person is to answer.
+    output.sink.write(Buffer.from(vm.prompt, 'latin1'));
     connections.push(output, connectConsoleInput(console.input, output.sink, events));
-    if (request.console?.virtio === true) connections.push(connectSize(vm));
+    if (vm.canResize) connections.push(connectSize(vm));
   }
   return connections;
 }

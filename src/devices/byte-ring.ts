@@ -42,6 +42,22 @@ export class ByteRing {
     return new ByteRing(head, tail, new Uint16Array(area.buffer, area.byteOffset, capacity));
   }
 
+  /**
+   * Whether the ring, while nobody uses it, is one that its operations can have left: cursors that lie less than a lap
+   * apart, and cells that are written between them and nowhere else. Others (a file made by hand) would never end a
+   * wait for room.
+   */
+  isSound(): boolean {
+    const head = this.#head.get();
+    const length = (this.#tail.get() - head) >>> 0;
+    if (length > this.capacity) return false;
+    for (let i = 0; i < this.capacity; i++) {
+      const isWritten = this.#isPublished(head + i, this.#cells[(head + i) & (this.capacity - 1)] as number);
+      if (isWritten !== i < length) return false;
+    }
+    return true;
+  }
+
   /** Bytes claimed by producers and not yet taken. */
   get length(): number {
     const tail = this.#tail.get();

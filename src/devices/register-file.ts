@@ -29,6 +29,12 @@ export interface AreaEntry {
   readonly bytes: Uint8Array<SharedArrayBuffer>;
 }
 
+/** All that is in a register file, by name: what a snapshot keeps of a machine's devices. */
+export interface SavedRegisters {
+  readonly fields: readonly (readonly [device: string, name: string, value: number])[];
+  readonly areas: readonly (readonly [device: string, name: string, bytes: Uint8Array])[];
+}
+
 /** One 32-bit word that any thread may read and change. Values are unsigned; the operations return the old value. */
 export class Field {
   constructor(
@@ -158,9 +164,41 @@ export class RegisterFile {
       );
   }
 
-  /** Bytes in use, the header included; what a snapshot has to keep. */
+  /** Bytes in use, the header included. */
   get usedBytes(): number {
     return this.#end;
+  }
+
+  /** A copy of everything, consistent while no thread changes it. */
+  save(): SavedRegisters {
+    return {
+      fields: this.#fields.map(({ device, name, field }) => [device, name, field.get()]),
+      areas: this.#areas.map(({ device, name, bytes }) => [device, name, bytes.slice()]),
+    };
+  }
+
+  /**
+   * Takes over what another machine with the same devices has saved; before any other thread uses the file.
+   * @throws Error that names the first device in which they differ; some fields may have been set then
+   */
+  load(saved: SavedRegisters): void {
+    const values = new Map(saved.fields.map(([device, name, value]) => [`${device}.${name}`, value]));
+    const contents = new Map(saved.areas.map(([device, name, bytes]) => [`${device}.${name}`, bytes]));
+    for (const { device, name, field } of this.#fields) {
+      const value = values.get(`${device}.${name}`);
+      if (value === undefined) throw new Error(`the snapshot has no ${name} of ${device}, which this machine has`);
+      field.set(value);
+      values.delete(`${device}.${name}`);
+    }
+    for (const { device, name, bytes } of this.#areas) {
+      const content = contents.get(`${device}.${name}`);
+      if (content?.length !== bytes.length)
+        throw new Error(`the snapshot's ${name} of ${device} has ${content?.length ?? 0} bytes, not ${bytes.length}`);
+      bytes.set(content);
+      contents.delete(`${device}.${name}`);
+    }
+    const [other] = [...values.keys(), ...contents.keys()];
+    if (other !== undefined) throw new Error(`the snapshot has ${other}, which this machine lacks`);
   }
 
   /** In order of allocation. */

@@ -57,6 +57,8 @@ const REMEDIES: Readonly<Record<string, string>> = {
   'KVM_SET_CPUID2 EINVAL': 'CPUID cannot change any more once the vCPU ran, and must be one that the host supports',
   'adopt EINVAL': 'give the fd of an object of the same kind in this process',
   'adopt EBADF': 'the object was closed; keep it open until the other thread adopted it',
+  'KVM_VCPU_TSC_OFFSET ENXIO': 'the kernel has no TSC offset for vCPUs; snapshots need Linux 5.16 or newer',
+  'guard ENOSPC': 'too many guests of this process have their RAM in files; stop some',
   'madvise EINVAL':
     'address and length must be whole pages, and the kernel must have the feature (CONFIG_KSM, CONFIG_TRANSPARENT_HUGEPAGE)',
   'becomeRunner ENOSPC': 'the table of running vCPUs is full; close some',

@@ -2,6 +2,8 @@
 // Intel SDM volume 4; AMD APM volume 2, appendix A; KVM's own: Documentation/virt/kvm/x86/msr.rst.
 
 export const MSR_IA32_TSC = 0x10;
+/** Older address of MSR_KVM_WALL_CLOCK_NEW. */
+export const MSR_KVM_WALL_CLOCK = 0x11;
 export const MSR_IA32_APICBASE = 0x1b;
 export const MSR_IA32_FEAT_CTL = 0x3a;
 export const MSR_IA32_TSC_ADJUST = 0x3b;

@@ -80,6 +80,15 @@ export interface Native {
   ioClose(io: Handle<'io'>): void;
   ioLock(fd: number, exclusive: boolean): number;
   ioSize(fd: number): number;
+  /** Unsigned 64 bits. */
+  getTscOffset(vcpu: Handle<'vcpu'>): bigint | number;
+  setTscOffset(vcpu: Handle<'vcpu'>, offset: bigint): number;
+  ramMap(memory: Uint8Array, offset: number, length: number, fd: number, position: number): number;
+  ramGuard(memory: Uint8Array, eventfd: number): number;
+  ramClear(memory: Uint8Array): number;
+  ramUsed(memory: Uint8Array, bitmap: Uint8Array): number;
+  ramFile(name: string): number;
+  ramSeal(fd: number): number;
   advise(memory: Uint8Array, advice: string): number;
   threadCpuNanoseconds(): bigint;
   threadId(): number;

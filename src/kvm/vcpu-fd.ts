@@ -263,6 +263,19 @@ export class VcpuFd {
     this.#ioctls.integer('KVM_SET_TSC_KHZ', abi.KVM_SET_TSC_KHZ, khz);
   }
 
+  /**
+   * Documentation/virt/kvm/devices/vcpu.rst §4: what is added to the host's TSC, modulo 2^64.
+   * @throws KvmError (ENXIO before Linux 5.16)
+   */
+  getTscOffset(): bigint {
+    return checked<bigint>(this.#native.getTscOffset(this.#ioctls.handle), 'KVM_VCPU_TSC_OFFSET', this.#ioctls.name);
+  }
+
+  /** As getTscOffset. Equal offsets keep the TSCs of a VM's vCPUs equal, where equal values written one by one need not. */
+  setTscOffset(offset: bigint): void {
+    checked(this.#native.setTscOffset(this.#ioctls.handle, offset), 'KVM_VCPU_TSC_OFFSET', this.#ioctls.name);
+  }
+
   /** KVM API 4.64: queues a non-maskable interrupt. */
   nmi(): void {
     this.#ioctls.integer('KVM_NMI', abi.KVM_NMI);

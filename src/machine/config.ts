@@ -49,8 +49,8 @@ export interface VmConfig {
   readonly trace?: boolean;
   /** What COM1 does when nobody reads its output: `drop` loses and counts bytes, `wait` stalls the guest; default `drop`. */
   readonly consoleOverflow?: 'drop' | 'wait';
-  /** Runs this in the default guest, on COM2. */
-  readonly exec?: ExecRequest;
+  /** Runs this in the default guest, on COM2; `later`: the guest's agent waits until `Vm.execute` says what to run. */
+  readonly exec?: ExecRequest | 'later';
   /** virtio-blk devices, /dev/vda and on. */
   readonly disks?: readonly DiskConfig[];
   /** virtio-net devices, eth0 and on. */
@@ -75,6 +75,12 @@ export interface VmConfig {
 
 const NAMED_TEXTS = 'must be an object that gives each name a text';
 
+const execRequest = v.strictObject({
+  argv: v.pipe(v.array(text('an argument')), v.minLength(1, 'a command is needed')),
+  env: v.optional(v.record(text('a name'), text('a value'), NAMED_TEXTS)),
+  cwd: v.optional(text('the directory')),
+});
+
 /** Limits that the command line and the library share. */
 export const LIMITS = { memoryMiB: [1, 65536], cpus: [1, 32] } as const;
 
@@ -97,13 +103,7 @@ const schema = v.strictObject({
   hugePages: v.optional(v.boolean('must be true or false'), false),
   trace: v.optional(v.boolean('must be true or false'), false),
   consoleOverflow: v.optional(oneOf(['drop', 'wait']), 'drop'),
-  exec: v.optional(
-    v.strictObject({
-      argv: v.pipe(v.array(text('an argument')), v.minLength(1, 'a command is needed')),
-      env: v.optional(v.record(text('a name'), text('a value'), NAMED_TEXTS)),
-      cwd: v.optional(text('the directory')),
-    }),
-  ),
+  exec: v.optional(v.lazy((value) => (value === 'later' ? v.literal('later') : execRequest))),
   ...deviceEntries,
   console: v.optional(oneOf(['serial', 'virtio']), 'serial'),
   entropy: v.optional(v.boolean('must be true or false'), false),

@@ -23,6 +23,11 @@ export class ConsoleLines {
     this.#waiting = new Map(Object.entries(texts));
   }
 
+  /** The line that no newline has ended yet, such as a prompt; a byte a character. */
+  get unfinished(): string {
+    return this.#line;
+  }
+
   push(bytes: Uint8Array): void {
     for (const byte of bytes) {
       if (byte === NEWLINE) this.#endLine();

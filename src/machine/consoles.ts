@@ -7,6 +7,7 @@ import { ConsoleLines } from './console-lines.js';
 import type { CompleteConfig } from './config.js';
 import { ExecChannel } from './exec-channel.js';
 import type { Marks } from './marks.js';
+import type { SavedExec } from './snapshot/state.js';
 import { SerialInput, SerialOutput, type SerialLine } from './serial-streams.js';
 
 /** The owner's side of a port over which the guest prints and reads. */
@@ -15,6 +16,8 @@ export interface ConsolePort extends SerialLine {
   readonly lostBytes: number;
   /** Delivers what the guest has sent so far. */
   drain(): number;
+  /** After a snapshot's state was put in: tells the guest what it may not have heard. */
+  adopt?(): void;
   /** Delivers what is there and stops. The vCPUs must have stopped. */
   close(): void;
 }
@@ -43,6 +46,7 @@ export function connectConsoles(
   config: CompleteConfig,
   virtio: ConsolePort | undefined,
   marks: Marks,
+  saved?: SavedExec,
 ): Consoles {
   const com2 = uartBack(board, fds, 'COM2');
   const connect = (port: ConsolePort, overflow: 'drop' | 'wait'): Console => {
@@ -57,9 +61,17 @@ export function connectConsoles(
   return {
     serial,
     main: virtio === undefined ? serial : connect(virtio, config.consoleOverflow),
-    exec: config.exec === undefined ? undefined : new ExecChannel(com2, config.exec),
+    exec: connectExec(com2, config.exec, saved),
     com2,
   };
+}
+
+/** @throws RangeError for a command that the guest would not take */
+function connectExec(com2: ConsolePort, wanted: CompleteConfig['exec'], saved?: SavedExec): ExecChannel | undefined {
+  if (wanted === undefined) return undefined;
+  const exec = new ExecChannel(com2, saved);
+  if (wanted !== 'later') exec.start(wanted);
+  return exec;
 }
 
 /** COM1 beside a virtio console is nobody's to wait for. */

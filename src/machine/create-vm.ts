@@ -1,36 +1,22 @@
-// Puts a machine together from its configuration: checks, VM, memory, devices, vCPU threads, and the loaded image.
-// The only place that knows all parts. KVM API 4.2, 4.24, 4.35, 4.36, 4.40, 4.71 in the order that KVM wants.
+// Makes a machine that boots: checks the configuration, composes the machine, and loads the image.
+// What it consists of is compose.ts; how a saved one comes back is restore-vm.ts.
 import { checkBoot, loadImage } from '../boot/load-image.js';
 import type { BootRequest } from '../boot/request.js';
 import { randomBytes } from '../devices/backend/random-source.js';
-import type { VirtioDevice } from '../devices/virtio/device.js';
-import { MmioBack } from '../devices/virtio/mmio-back.js';
-import { QUEUE_NOTIFY } from '../devices/virtio/mmio-front.js';
-import { limitWarnings } from '../devices/warning.js';
-import { EventFdIrqLine } from '../devices/irq-line.js';
-import { KVM_PIT_SPEAKER_DUMMY } from '../kvm/abi.js';
-import { advise } from '../kvm/host-memory.js';
 import { System } from '../kvm/system.js';
-import type { VmFd } from '../kvm/vm-fd.js';
 import { GuestMemory } from '../memory/guest-memory.js';
-import { KVM_IDENTITY_MAP, KVM_TSS, PORT, ramRanges, VIRTIO_MMIO_STRIDE } from '../memory/layout.js';
-import { allocateAssistCounters } from '../vcpu/assist/assist.js';
+import { ramRanges, VIRTIO_MMIO_STRIDE } from '../memory/layout.js';
 import { kernelOptions, presentQuirks } from '../vcpu/assist/probe.js';
-import { armSyscallRemedy } from '../vcpu/assist/syscall-remedy.js';
-import { ExitStatistics } from '../vcpu/observe/statistics.js';
-import { allocateTrace } from '../vcpu/observe/trace.js';
-import { LOCK_WORDS } from '../vcpu/worker-protocol.js';
-import { closeBoardFds, createBoard, createBoardFds, legacyDevices, type Board, type BoardFds } from './board.js';
+import { composeMachine, openDevices } from './compose.js';
 import { completeConfig, type CompleteConfig, type VmConfig } from './config.js';
-import { connectConsoles, serialOverflow } from './consoles.js';
+import { connectConsoles } from './consoles.js';
 import { hostQuirks } from './host-quirks.js';
 import { withWords } from './kernel-words.js';
 import { Marks } from './marks.js';
-import { checkInterrupts, loadUserDevices } from './user-devices.js';
-import { VcpuThread } from './vcpu-thread.js';
-import { createVirtioDevices } from './virtio-devices.js';
-import { assignSlots, controlBell, deviceWords, queueBell, type VirtioSlot } from './virtio-slots.js';
-import { Vm } from './vm.js';
+import { withUndo } from './undo.js';
+import { loadUserDevices } from './user-devices.js';
+import { deviceWords } from './virtio-slots.js';
+import { Vm, type VmParts } from './vm.js';
 
 const MIB = 2 ** 20;
 const RNG_SEED_BYTES = 32;
@@ -49,83 +35,36 @@ export async function createVm(config: VmConfig): Promise<Vm> {
   const probed = hostQuirks(system);
   const quirks = presentQuirks(probed);
   const quirkOptions = kernelOptions(probed);
-
-  // What exists so far, to be undone in reverse when a later step fails.
-  const undo: (() => void | Promise<unknown>)[] = [];
-  try {
+  // Awaited: the kvm device is closed on return.
+  return await withUndo(async (undo) => {
     const memory = GuestMemory.create(bytes);
-    adviseMemory(memory, complete);
-    const virtio = await createVirtioDevices(complete, memory);
-    const ofVirtio: { close(): void | Promise<void> }[] = [...virtio.devices];
-    undo.push(() => Promise.all(ofVirtio.map(async (part) => part.close())));
-    const slots = assignSlots(
-      virtio.devices.map(({ offer }) => offer),
-      complete.firmware,
-    );
-    checkInterrupts(
-      user,
-      slots.map(({ offer: { name }, gsi }) => ({ name, gsi })),
-    );
+    const devices = await openDevices(complete, memory, user, undo);
+    const { slots, virtio } = devices;
     const words = [complete.appendQuirkOptions ? quirkOptions : '', ...deviceWords(slots, complete.firmware)];
-    const devices = slots.map(({ base, gsi }) => ({ base, size: VIRTIO_MMIO_STRIDE, gsi }));
-    const request = { ...bootRequest(complete, words), devices, rngSeed: randomBytes(RNG_SEED_BYTES) };
+    const windows = slots.map(({ base, gsi }) => ({ base, size: VIRTIO_MMIO_STRIDE, gsi }));
+    const request = { ...bootRequest(complete, words), devices: windows, rngSeed: randomBytes(RNG_SEED_BYTES) };
     // What was added may have made the command line too long.
     if (words.some((word) => word !== '')) checkBoot(bytes, request);
-    const kvm = createKvmVm(system, memory);
-    undo.push(() => kvm.close());
-    if (quirks.includes('syscall')) armSyscallRemedy(kvm);
-    const legacy = legacyDevices(bytes, serialOverflow(complete));
-    const boardPlan = { legacy, virtio: slots, user, cpus: complete.cpus, ram: ramRanges(bytes) };
-    const fds = createBoardFds(boardPlan);
-    undo.push(() => closeBoardFds(fds));
-    const { board, data } = createBoard(boardPlan, fds);
-    for (const [gsi, eventfd] of fds.irq) kvm.irqfd({ eventfd, gsi });
-    let onFailure: (message: string) => void = () => undefined;
-    const deviceFailure = new Promise<string>((resolve) => (onFailure = resolve));
-    const backs = connectVirtio(virtio.devices, slots, { kvm, memory, board, fds, warn: warner(complete), onFailure });
-    ofVirtio.splice(0, ofVirtio.length, ...backs);
-    // Nobody waits for a POST code: Linux writes there only to pass the time.
-    kvm.registerCoalescedMmio({ address: PORT.POST_CODE, size: 1, pio: true });
-
-    const statistics = each(complete.cpus, () => new ExitStatistics(ExitStatistics.allocate()));
-    const assists = each(complete.cpus, () => allocateAssistCounters());
-    const traces = each(complete.cpus, () => (complete.trace ? allocateTrace() : undefined));
-    const shared = {
-      cpus: complete.cpus,
-      supportedCpuid: system.supportedCpuid(),
-      quirks,
-      locks: new SharedArrayBuffer(LOCK_WORDS * 4),
-      vmFd: kvm.fd,
-      memory: memory.share(),
-      board: data,
-    };
-    const threads = statistics.map(
-      ({ buffer }, index) =>
-        new VcpuThread({
-          ...shared,
-          index,
-          statistics: buffer,
-          assists: assists[index] as SharedArrayBuffer,
-          trace: traces[index],
-        }),
-    );
-    undo.push(() => Promise.all(threads.map((thread) => thread.discard())));
+    const machine = composeMachine({ config: complete, system, quirks, memory, devices }, undo);
+    const { threads, board, fds } = machine;
     // The threads start while the image is read.
-    const plan = loadImage(memory, request);
+    const { format, placed, entryState } = loadImage(memory, request);
     await Promise.all(threads.map((thread) => thread.ready));
-    await threads[0]?.call('applyBootState', plan.entryState);
+    await threads[0]?.call('applyBootState', entryState);
     const marks = new Marks();
     const consoles = connectConsoles(board, fds, complete, virtio.console, marks);
     marks.set('created');
-    const { cmdline } = request;
+    const kernel = { format, cmdline: request.cmdline, placed };
     const { signal } = complete;
-    const parts = { kvm, memory, plan, cmdline, quirks, quirkOptions, board, fds, threads, statistics, assists, marks };
-    return new Vm({ ...parts, traces, consoles, resize: virtio.console, backs, deviceFailure, user, signal });
-  } catch (error) {
-    for (const step of undo.toReversed()) await step();
-    throw error;
-  }
+    return new Vm({ ...machine, kernel, quirkOptions, consoles, resize: virtio.console, marks, signal, fork });
+  });
 }
+
+/** Loaded when it is used, as all of a restore is. */
+const fork: VmParts['fork'] = async (...fromMachine) => {
+  const { forkVm } = await import('./restore-vm.js');
+  return forkVm(...fromMachine);
+};
 
 function bootRequest(config: CompleteConfig, words: readonly string[] = []): BootRequest {
   const { kernel, initrd, entry, load, cpus, firmware } = config;
@@ -139,72 +78,4 @@ function bootRequest(config: CompleteConfig, words: readonly string[] = []): Boo
     cpus,
     firmware,
   };
-}
-
-function warner({ onWarning }: CompleteConfig): (message: string) => void {
-  return onWarning ?? (() => undefined);
-}
-
-function createKvmVm(system: System, memory: GuestMemory): VmFd {
-  const vm = system.createVm();
-  try {
-    vm.setIdentityMapAddr(KVM_IDENTITY_MAP);
-    vm.setTssAddr(KVM_TSS);
-    vm.createIrqchip();
-    // The kernel answers port 0x61, with which Linux calibrates its timers.
-    vm.createPit2(KVM_PIT_SPEAKER_DUMMY);
-    for (const [slot, { base, bytes }] of memory.regions.entries())
-      vm.setUserMemoryRegion({ slot, guestPhysAddr: base, memory: bytes });
-    return vm;
-  } catch (error) {
-    vm.close();
-    throw error;
-  }
-}
-
-function adviseMemory(memory: GuestMemory, { mergeable, hugePages }: CompleteConfig): void {
-  for (const { bytes } of memory.regions) {
-    if (mergeable) advise(bytes, 'MERGEABLE');
-    if (hugePages) advise(bytes, 'HUGEPAGE');
-  }
-}
-
-interface VirtioSurroundings {
-  readonly kvm: VmFd;
-  readonly memory: GuestMemory;
-  readonly board: Board;
-  readonly fds: BoardFds;
-  readonly warn: (message: string) => void;
-  readonly onFailure: (message: string) => void;
-}
-
-/** Doorbells to ioeventfds, and the backs to the board. */
-function connectVirtio(
-  devices: readonly VirtioDevice[],
-  slots: readonly VirtioSlot[],
-  { kvm, memory, board, fds, warn, onFailure }: VirtioSurroundings,
-): readonly MmioBack[] {
-  return slots.map(({ offer, base, gsi }, index) => {
-    const irq = part(fds.irq.get(gsi), offer.name);
-    const doorbells = offer.queueSizes.map((_, queue) => part(fds.owner.get(queueBell(offer, queue)), offer.name));
-    for (const [queue, eventfd] of doorbells.entries())
-      kvm.ioeventfd({ eventfd, address: base + QUEUE_NOTIFY, length: 4, datamatch: BigInt(queue) });
-    return new MmioBack(part(devices[index], offer.name), part(board.virtio[index], offer.name), {
-      memory,
-      irq: new EventFdIrqLine(irq),
-      control: part(fds.owner.get(controlBell(offer)), offer.name),
-      doorbells,
-      warn: limitWarnings(warn),
-      onFailure,
-    });
-  });
-}
-
-function part<T>(found: T | undefined, owner: string): T {
-  if (found === undefined) throw new Error(`the board lacks a part of ${owner}`);
-  return found;
-}
-
-function each<T>(count: number, make: (index: number) => T): T[] {
-  return Array.from({ length: count }, (_, index) => make(index));
 }

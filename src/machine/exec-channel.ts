@@ -1,13 +1,18 @@
 // Runs one command in the default guest over a serial line: stdin, stdout and stderr as streams, and its status.
 // The frames are those of exec-protocol.ts; the line must not lose bytes (a UART that waits when it is full).
 import { Readable, Writable } from 'node:stream';
+import { randomBytes } from '../devices/backend/random-source.js';
 import { ExecDecoder, ExecEncoder, exitStatus, type ExecCommand, type ExecEvent } from './exec-protocol.js';
-import { SerialInput, type SerialLine } from './serial-streams.js';
+import type { SerialLine } from './serial-streams.js';
+import type { SavedExec } from './snapshot/state.js';
 
 /** Bytes of the command's output that wait for a reader before the guest is stalled. */
 const HIGH_WATER = 256 << 10;
 /** Bytes of stdin that wait for credit before the writer is told to wait. */
 const MAX_PENDING = 64 << 10;
+
+/** As the agent takes it. */
+const SEED_BYTES = 32;
 
 /** How the command ended. `message` is the guest's word when it could not be run. */
 export interface CommandEnd {
@@ -26,21 +31,26 @@ export class ExecChannel {
   readonly ended: Promise<CommandEnd>;
   readonly #encoder = new ExecEncoder();
   readonly #decoder = new ExecDecoder();
-  readonly #toGuest: SerialInput;
   readonly #line: SerialLine;
+  /** Whole frames, and the rest of one, that the line has not taken yet. */
+  #toLine: Uint8Array[] = [];
+  #isReady = false;
+  #isStarted = false;
+  #isClosed = false;
+  /** What the writer of stdin wants to do as soon as there is a command. */
+  #afterStart: (() => void) | undefined;
   /** Outputs whose readers are behind. The line carries both, so one of them stalls it. */
   readonly #behind = new Set<Readable>();
   #waitingWriter: (() => void) | undefined;
   #message: string | undefined;
-  #isReady: () => void = () => undefined;
+  #markReady: () => void = () => undefined;
   #end: (end: CommandEnd) => void = () => undefined;
   #fail: (error: Error) => void = () => undefined;
 
-  /** @throws RangeError for a command that the guest would not take */
-  constructor(line: SerialLine, command: ExecCommand) {
+  /** @param saved where the channel of a machine that was saved had come to */
+  constructor(line: SerialLine, saved?: SavedExec) {
     this.#line = line;
-    this.#toGuest = new SerialInput(line);
-    this.ready = new Promise((resolve) => (this.#isReady = resolve));
+    this.ready = new Promise((resolve) => (this.#markReady = resolve));
     this.ended = new Promise((resolve, reject) => {
       this.#end = resolve;
       this.#fail = reject;
@@ -48,21 +58,54 @@ export class ExecChannel {
     this.ended.catch(() => undefined);
     this.stdout = this.#output();
     this.stderr = this.#output();
-    this.#send(this.#encoder.start(command));
     this.stdin = new Writable({
-      write: (chunk: Buffer, _encoding, done) => {
-        this.#send(this.#encoder.stdin(chunk));
-        if (this.#encoder.pending <= MAX_PENDING) done();
-        else this.#waitingWriter = done;
-      },
-      final: (done) => {
-        this.#send(this.#encoder.stdinEnd());
-        done();
-      },
+      write: (chunk: Buffer, _encoding, done) =>
+        this.#onceStarted(() => {
+          this.#send(this.#encoder.stdin(chunk));
+          if (this.#encoder.pending <= MAX_PENDING) done();
+          else this.#waitingWriter = done;
+        }),
+      final: (done) =>
+        this.#onceStarted(() => {
+          this.#send(this.#encoder.stdinEnd());
+          done();
+        }),
     });
     // The guest may be gone while a writer still has something: that is the command's end, not an error.
     this.stdin.on('error', () => undefined);
     line.onOutput((bytes) => this.#receive(bytes));
+    line.onWritable(() => this.#offer());
+    if (saved !== undefined) this.#resume(saved);
+  }
+
+  /** Whether `start` was called, here or in the machine that was saved. */
+  get isStarted(): boolean {
+    return this.#isStarted;
+  }
+
+  /**
+   * What to run; once, before the agent is ready or after.
+   * @throws RangeError for a command that the guest would not take; Error when there is one already
+   */
+  start(command: ExecCommand): void {
+    if (this.#isStarted) throw new Error('the guest has its command already, and its agent runs one');
+    this.#send(this.#encoder.start(command));
+    this.#isStarted = true;
+    const action = this.#afterStart;
+    this.#afterStart = undefined;
+    action?.();
+  }
+
+  /** For a snapshot, when the line was drained: bytes that lie on it are the line's own to save. */
+  save(): SavedExec {
+    return {
+      isReady: this.#isReady,
+      isStarted: this.#isStarted,
+      credit: this.#encoder.credit,
+      waiting: this.#encoder.waiting.map(([type, payload]) => [type, payload]),
+      toLine: Buffer.concat(this.#toLine),
+      fromLine: this.#decoder.rest,
+    };
   }
 
   /** Sends a signal (1 to 64) to the command's process group. */
@@ -77,7 +120,27 @@ export class ExecChannel {
     this.#waitingWriter = undefined;
     writer?.();
     this.stdin.destroy();
-    this.#toGuest.destroy();
+    this.#isClosed = true;
+    this.#toLine = [];
+  }
+
+  #resume({ isReady, isStarted, credit, waiting, toLine, fromLine }: SavedExec): void {
+    this.#isStarted = isStarted;
+    this.#encoder.resume(credit, waiting);
+    this.#decoder.resume(isReady, fromLine);
+    this.#send(toLine);
+    this.#send(this.#encoder.seed(randomBytes(SEED_BYTES)));
+    if (isReady) this.#becomeReady();
+  }
+
+  #becomeReady(): void {
+    this.#isReady = true;
+    this.#markReady();
+  }
+
+  #onceStarted(action: () => void): void {
+    if (this.#isStarted) action();
+    else this.#afterStart = action;
   }
 
   #output(): Readable {
@@ -90,8 +153,21 @@ export class ExecChannel {
     return output;
   }
 
-  #send(bytes: Buffer): void {
-    if (bytes.length > 0) this.#toGuest.write(bytes);
+  #send(bytes: Uint8Array): void {
+    if (bytes.length === 0 || this.#isClosed) return;
+    this.#toLine.push(bytes);
+    if (this.#toLine.length === 1) this.#offer();
+  }
+
+  #offer(): void {
+    for (let first = this.#toLine[0]; first !== undefined; first = this.#toLine[0]) {
+      const taken = this.#line.write(first);
+      if (taken < first.length) {
+        this.#toLine[0] = first.subarray(taken);
+        return;
+      }
+      this.#toLine.shift();
+    }
   }
 
   #receive(bytes: Uint8Array): void {
@@ -108,7 +184,7 @@ export class ExecChannel {
   #handle(event: ExecEvent): void {
     switch (event.kind) {
       case 'ready':
-        this.#isReady();
+        this.#becomeReady();
         this.#grant(event.credit);
         break;
       case 'credit':

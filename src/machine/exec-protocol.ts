@@ -3,7 +3,7 @@
 
 /** First payload bytes of the guest's READY frame; what comes before it on the line is noise of the line's driver. */
 const MAGIC = Buffer.from('MVX');
-const VERSION = 1;
+const VERSION = 2;
 const HEADER = 3;
 export const EXEC_MAX_PAYLOAD = 4096;
 /** Bytes that the guest takes for all arguments, and for all environment entries, with a NUL after each. */
@@ -24,6 +24,7 @@ export const ExecFrame = {
   STDIN: 0x85,
   STDIN_EOF: 0x86,
   SIGNAL: 0x87,
+  SEED: 0x88,
 } as const;
 
 /** What the guest says. */
@@ -96,6 +97,17 @@ export class ExecDecoder {
   #rest: Buffer = Buffer.alloc(0);
   #synchronized = false;
 
+  /** The beginning of a frame whose end has not come; for `resume`. */
+  get rest(): Uint8Array {
+    return this.#rest;
+  }
+
+  /** Goes on where another decoder was, after READY or before. */
+  resume(isReady: boolean, rest: Uint8Array): void {
+    this.#synchronized = isReady;
+    this.#rest = Buffer.from(rest);
+  }
+
   push(chunk: Uint8Array): ExecEvent[] {
     let bytes: Buffer = Buffer.concat([this.#rest, chunk]);
     if (!this.#synchronized) bytes = this.#skipNoise(bytes);
@@ -158,6 +170,17 @@ export class ExecEncoder {
     return this.#credit;
   }
 
+  /** Frames that wait for credit; for `resume`. */
+  get waiting(): readonly (readonly [type: number, payload: Uint8Array])[] {
+    return this.#queue.map(({ type, payload }) => [type, payload]);
+  }
+
+  /** Goes on where another encoder was. */
+  resume(credit: number, waiting: readonly (readonly [type: number, payload: Uint8Array])[]): void {
+    this.#credit = credit;
+    for (const [type, payload] of waiting) this.#queue.push({ type, payload: Buffer.from(payload) });
+  }
+
   /** Adds what a 'ready' or 'credit' event granted. @returns what may be sent now */
   grant(credit: number): Buffer {
     this.#credit += credit;
@@ -177,6 +200,12 @@ export class ExecEncoder {
       this.#queue.push({ type: ExecFrame.CWD, payload: path });
     }
     this.#queue.push({ type: ExecFrame.START, payload: Buffer.alloc(0) });
+    return this.#drain();
+  }
+
+  /** Random bytes for a guest that comes from a snapshot, as every other one of that snapshot. */
+  seed(bytes: Uint8Array): Buffer {
+    this.#queue.push({ type: ExecFrame.SEED, payload: Buffer.from(bytes) });
     return this.#drain();
   }
 

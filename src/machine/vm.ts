@@ -1,59 +1,55 @@
 // A running machine: start, pause, resume, stop, its streams, its outcome and its report.
 // Composition is create-vm.ts; this file is the machine's life from `created` to `ended`.
 import type { Readable, Writable } from 'node:stream';
-import type { BootPlan } from '../boot/request.js';
 import { ClosureBack } from '../devices/closure-back.js';
-import type { MmioBack } from '../devices/virtio/mmio-back.js';
 import type { FieldRows } from '../devices/register-file.js';
 import { advise } from '../kvm/host-memory.js';
-import type { VmFd } from '../kvm/vm-fd.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { VcpuCallArguments, VcpuCallName, VcpuCallResult } from '../vcpu/calls.js';
 import type { ExitStatistics } from '../vcpu/observe/statistics.js';
 import { TraceReader } from '../vcpu/observe/trace-reader.js';
-import { closeBoardFds, CLOSURE_BELL, type Board, type BoardFds } from './board.js';
+import { closeBoardFds, CLOSURE_BELL } from './board.js';
 import { allConsoles, panicLine, type Consoles } from './consoles.js';
 import { deviceHandle, type DeviceHandle } from './device-handle.js';
 import type { CommandEnd } from './exec-channel.js';
 import { watchForHalt } from './halt-watch.js';
 import { judge, type Cause } from './judge.js';
+import type { ExecRequest, VmConfig } from './config.js';
+import { releaseDevices } from './snapshot/hold.js';
+import type { MappedRam } from './snapshot/mapped-ram.js';
+import type { Machine } from './machine.js';
 import type { Marks } from './marks.js';
 import type { Outcome } from './outcome.js';
 import { reportVcpu, type VmReport } from './report.js';
-import type { UserDevice } from './user-devices.js';
-import type { VcpuEnd, VcpuThread } from './vcpu-thread.js';
+import type { VcpuEnd } from './vcpu-thread.js';
 
 /** After its command's end the guest has so long to switch itself off. */
 const POWER_OFF_GRACE_MS = 2000;
 
 /** Everything a machine consists of. */
-export interface VmParts {
-  readonly kvm: VmFd;
-  readonly memory: GuestMemory;
-  readonly plan: BootPlan;
-  readonly cmdline: string;
-  readonly quirks: readonly string[];
+export interface VmParts extends Machine {
+  readonly kernel: VmReport['kernel'];
   /** Kernel options that Linux wants on this host; empty on a host without quirks. */
   readonly quirkOptions: string;
-  readonly board: Board;
-  readonly fds: BoardFds;
   readonly consoles: Consoles;
   /** The virtio console, when there is one. */
   readonly resize: ConsoleSize | undefined;
-  /** The virtio devices, in the order of their windows. */
-  readonly backs: readonly MmioBack[];
-  /** One of them threw: what. */
-  readonly deviceFailure: Promise<string>;
-  /** The user's own devices, in the order of the configuration. */
-  readonly user: readonly UserDevice[];
-  readonly threads: readonly VcpuThread[];
-  readonly statistics: readonly ExitStatistics[];
-  readonly assists: readonly SharedArrayBuffer[];
-  /** By vCPU; undefined where nothing is traced. */
-  readonly traces: readonly (SharedArrayBuffer | undefined)[];
   readonly marks: Marks;
   readonly signal: AbortSignal | undefined;
+  /** Makes forks of the machine while it is held: see fork.ts. */
+  readonly fork: (machine: VmParts, count: number, options: ForkOptions) => Promise<Vm[]>;
+  /** Of a machine that comes from a snapshot. */
+  readonly restored?: { readonly mapped: MappedRam; readonly prompt: string };
 }
+
+/** What all forks of one call have in common. */
+export type ForkOptions = Pick<
+  VmConfig,
+  'virtio' | 'devices' | 'consoleOverflow' | 'trace' | 'milestones' | 'signal' | 'onWarning'
+> & {
+  /** Runs this in each, when the guest's agent waits for a command. */
+  readonly exec?: ExecRequest;
+};
 
 /** One vCPU as its owner sees it. */
 export interface VcpuHandle {
@@ -92,13 +88,19 @@ export class Vm implements AsyncDisposable {
   readonly serial: ConsoleStreams;
   /** The command's streams, when the configuration has an `exec`. */
   readonly exec: { readonly stdin: Writable; readonly stdout: Readable; readonly stderr: Readable } | undefined;
+  /** Resolves when the guest's agent waits for its command; never without an `exec`. */
+  readonly ready: Promise<void>;
   /** Never rejects: a machine that fails has an outcome that says so. */
   readonly outcome: Promise<Outcome>;
   readonly vcpus: readonly VcpuHandle[];
   /** Kernel options that Linux wants on this host; empty on a host without quirks. */
   readonly quirkOptions: string;
+  /** In a restored machine: the end of the console's output before the snapshot, without a newline. */
+  readonly prompt: string;
   readonly #parts: VmParts;
   #state: VmState = 'created';
+  /** The devices stand still, as a restore has left them. */
+  #isHeld = false;
   #outcome: Outcome | undefined;
   #resolve: (outcome: Outcome) => void = () => undefined;
   #command: CommandEnd | undefined;
@@ -113,6 +115,7 @@ export class Vm implements AsyncDisposable {
     this.console = { output: main.output, input: main.input };
     this.serial = { output: serial.output, input: serial.input };
     this.exec = exec;
+    this.ready = exec?.ready ?? new Promise(() => undefined);
     this.quirkOptions = parts.quirkOptions;
     this.outcome = new Promise((resolve) => (this.#resolve = resolve));
     this.vcpus = parts.threads.map((thread, index) => ({
@@ -129,7 +132,14 @@ export class Vm implements AsyncDisposable {
     this.#closures = this.#serveClosures();
     parts.fds.event.onReadable(() => this.#onMachineEvent());
     for (const thread of parts.threads) void thread.ended.then((end) => this.#onVcpuEnd(end));
-    void parts.deviceFailure.then((message) => this.#finish({ kind: 'device', message }, true));
+    const onDeviceFailure = (message: string): void => void this.#finish({ kind: 'device', message }, true);
+    void parts.deviceFailure.then(onDeviceFailure);
+    parts.restored?.mapped.onLost(onDeviceFailure);
+    this.prompt = parts.restored?.prompt ?? '';
+    if (parts.restored !== undefined) {
+      this.#state = 'paused';
+      this.#isHeld = true;
+    }
     this.#followCommand();
     parts.signal?.addEventListener('abort', this.#abort, { once: true });
     if (parts.signal?.aborted === true) this.#abort();
@@ -160,7 +170,57 @@ export class Vm implements AsyncDisposable {
     if (this.#state !== 'paused') throw new Error(`resume: the machine is ${this.#state}, not paused`);
     // A kernel that never enabled kvmclock answers EINVAL, and has no watchdog to be told.
     await Promise.all(this.#parts.threads.map((thread) => thread.call('kvmclockCtrl').catch(() => undefined)));
-    if (this.#state === 'paused') this.#run();
+    if (this.#state !== 'paused') return;
+    this.#parts.marks.set('firstRun');
+    if (this.#isHeld) this.#releaseDevices();
+    this.#run();
+  }
+
+  /**
+   * Writes the machine's state and RAM into `directory`, in place of a snapshot that is there. A running machine is
+   * paused for it and goes on afterwards; a paused one stays paused. The event loop stands still while RAM is written.
+   * @throws SnapshotError when it cannot be written; Error when the machine is neither running nor paused, or a device
+   * keeps what the guest asked of it
+   */
+  async snapshot(directory: string): Promise<void> {
+    const { saveMachine } = await import('./snapshot/save.js');
+    await this.#whileHeld('snapshot', () => saveMachine(this.#parts, directory));
+  }
+
+  /**
+   * Makes `count` machines that go on where this one stands, paused as restoreVm makes them. They share its memory
+   * copy-on-write, read-only disks, and the bases of overlays; each gets a copy of the overlays, and a user network of
+   * its own. A running machine is paused for it and goes on afterwards.
+   * @throws ConfigError for a disk or network that cannot be shared; as `snapshot` otherwise
+   */
+  async fork(count: number, options: ForkOptions = {}): Promise<Vm[]> {
+    if (!Number.isSafeInteger(count) || count < 1)
+      throw new RangeError(`fork: the number of forks is a whole number from 1 on, not ${count}`);
+    return this.#whileHeld('fork', () => this.#parts.fork(this.#parts, count, options));
+  }
+
+  async #whileHeld<T>(what: string, action: () => Promise<T>): Promise<T> {
+    const isRunning = this.#state === 'running';
+    if (isRunning) await this.pause();
+    if (this.#state !== 'paused') throw new Error(`${what}: the machine is ${this.#state}, not running or paused`);
+    const wasHeld = this.#isHeld;
+    this.#isHeld = true;
+    try {
+      return await action();
+    } finally {
+      if (!wasHeld) this.#releaseDevices();
+      if (isRunning && this.state === 'paused') await this.resume();
+    }
+  }
+
+  /**
+   * Runs a command in a guest that was booted with `exec: 'later'`, here or before the snapshot; once.
+   * @throws Error when the guest has no agent, or its command already; RangeError for a command that it would not take
+   */
+  execute(command: ExecRequest): void {
+    const { exec } = this.#parts.consoles;
+    if (exec === undefined) throw new Error("the guest was not booted for commands; create it with exec: 'later'");
+    exec.start(command);
   }
 
   /**
@@ -170,6 +230,16 @@ export class Vm implements AsyncDisposable {
   stop(options: { readonly by?: 'host' | 'timeout'; readonly capture?: boolean } = {}): Promise<Outcome> {
     void this.#finish({ kind: 'stopped', by: options.by ?? 'host' }, options.capture ?? false);
     return this.outcome;
+  }
+
+  /** Whether the guest can be told the size of a terminal: it has a virtio console. */
+  get canResize(): boolean {
+    return this.#parts.resize !== undefined;
+  }
+
+  /** Whether the guest's agent has no command yet: see `execute`. */
+  get awaitsCommand(): boolean {
+    return this.#parts.consoles.exec?.isStarted === false;
   }
 
   /**
@@ -184,12 +254,12 @@ export class Vm implements AsyncDisposable {
 
   /** What has been measured so far; complete once the machine has ended. */
   report(): VmReport {
-    const { board, plan, memory, quirks, statistics, assists, marks, cmdline, consoles, backs } = this.#parts;
+    const { board, kernel, memory, quirks, statistics, assists, marks, consoles, backs } = this.#parts;
     const { port, output } = consoles.main;
     return {
       outcome: this.#outcome,
       timeStamps: marks.all(),
-      kernel: { format: plan.format, cmdline, placed: plan.placed },
+      kernel,
       memoryMiB: memory.size / 2 ** 20,
       vcpus: statistics.map((cells, i) => reportVcpu(cells, assists[i] as SharedArrayBuffer, board)),
       quirks,
@@ -221,6 +291,11 @@ export class Vm implements AsyncDisposable {
     this.#halt = watchForHalt(threads, () => void this.#finish({ kind: 'halted' }, true));
   }
 
+  #releaseDevices(): void {
+    this.#isHeld = false;
+    if (this.#state === 'paused') releaseDevices(this.#parts);
+  }
+
   #serveClosures(): ClosureBack | undefined {
     const { board, fds, user } = this.#parts;
     const bell = fds.owner.get(CLOSURE_BELL);
@@ -242,7 +317,9 @@ export class Vm implements AsyncDisposable {
 
   #onVcpuEnd(end: VcpuEnd): void {
     if (this.#state === 'ending' || this.#state === 'ended') return;
+    const lost = this.#parts.restored?.mapped.problem();
     if (end.type === 'stopped' && end.stop.kind === 'pending') this.#onMachineEvent();
+    else if (lost !== undefined) void this.#finish({ kind: 'device', message: lost }, true);
     else void this.#finish({ kind: 'vcpu', end }, true);
   }
 
@@ -299,11 +376,12 @@ export class Vm implements AsyncDisposable {
   }
 
   #release(): void {
-    const { kvm, fds, memory } = this.#parts;
+    const { kvm, fds, memory, restored } = this.#parts;
     kvm.close();
     closeBoardFds(fds);
     // Dropped WebAssembly memories wait for the collector; their pages need not.
-    for (const { bytes } of memory.regions) advise(bytes, 'DONTNEED');
+    if (restored !== undefined) restored.mapped.release();
+    else for (const { bytes } of memory.regions) advise(bytes, 'DONTNEED');
   }
 }
 

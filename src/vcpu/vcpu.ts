@@ -55,7 +55,6 @@ export class Vcpu {
   readonly #nextExit: ExitPath;
   readonly #counter: ExitCounter | undefined;
   readonly #isTraced: boolean;
-  readonly #coalesced: CoalescedRing | undefined;
   readonly #handlers: readonly (ExitHandler | undefined)[];
   readonly #u8: Uint8Array;
   readonly #view: DataView;
@@ -64,7 +63,6 @@ export class Vcpu {
     const { fd } = options;
     this.fd = fd;
     this.statistics = options.statistics;
-    this.#coalesced = options.coalesced;
     this.#counter = options.statistics?.counter();
     this.#isTraced = options.trace !== undefined;
     this.#u8 = fd.run.u8;
@@ -102,13 +100,17 @@ export class Vcpu {
   /**
    * Completes a port or MMIO access that user space has served but KVM has not yet given to the guest, so that the
    * registers can be read from outside. KVM API 5: "the kernel will complete the operation only after re-entering".
+   * An access of several parts (`rep outs`, MMIO across a page's end) has its other parts served as well.
+   * @returns why the guest cannot go on, when that came out
    */
-  completePending(): void {
-    const immediateExit = this.#u8;
-    immediateExit[AT.immediate_exit] = 1;
-    this.fd.enter();
-    immediateExit[AT.immediate_exit] = 0;
-    this.#coalesced?.drain();
+  completePending(): VcpuStop | undefined {
+    for (;;) {
+      this.#u8[AT.immediate_exit] = 1;
+      const stop = this.#nextExit();
+      // There was nothing left to complete.
+      if (stop?.kind === 'kicked') return undefined;
+      if (stop !== undefined) return stop;
+    }
   }
 
   #serveOther(reason: number): VcpuStop | undefined {

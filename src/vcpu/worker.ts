@@ -7,7 +7,7 @@ import { threadId } from '../kvm/host-memory.js';
 import { VmFd } from '../kvm/vm-fd.js';
 import type { VcpuFd } from '../kvm/vcpu-fd.js';
 import { CONTROL, COMMAND, COMMAND_MASK, LIVENESS, type Liveness } from './control.js';
-import { VCPU_CALLS, type VcpuCallName } from './calls.js';
+import { VCPU_CALLS, type CallTarget, type VcpuCallName } from './calls.js';
 import { captureState } from './dump.js';
 import { assembleVcpu } from './assemble.js';
 import type { VcpuStop } from './stop.js';
@@ -29,6 +29,7 @@ interface Owner {
 interface Served {
   readonly vcpu: Vcpu;
   readonly memory: GuestMemory;
+  readonly assist: CallTarget['assist'];
 }
 
 /**
@@ -48,7 +49,7 @@ export async function runVcpuThread(buildVcpuBuses: BuildVcpuBuses): Promise<voi
   const { vcpu, assist } = assembleVcpu(fd, memory, buses, data);
   tell(owner, { type: 'ready', token: fd.becomeRunner(), threadId: threadId() });
 
-  const stop = serve({ vcpu, memory }, owner);
+  const stop = serve({ vcpu, memory, assist }, owner);
   const failed = stop.kind !== 'kicked' && stop.kind !== 'pending';
   const capture = failed || commandOf(owner) === COMMAND.STOP_AND_CAPTURE;
   if (!failed) vcpu.completePending();
@@ -83,12 +84,9 @@ function serve(served: Served, owner: Owner): VcpuStop {
       Atomics.store(control, CONTROL.LIVENESS, livenessOf(vcpu.fd));
       Atomics.add(control, CONTROL.PROBES, 1);
     }
-    if (command === COMMAND.PARK) park(served, owner);
-    else {
-      const stop = vcpu.run();
-      if (stop.kind === 'pending') awaitStop(owner);
-      if (stop.kind !== 'kicked') return stop;
-    }
+    const stop = command === COMMAND.PARK ? park(served, owner) : vcpu.run();
+    if (stop?.kind === 'pending') awaitStop(owner);
+    if (stop !== undefined && stop.kind !== 'kicked') return stop;
   }
 }
 
@@ -102,17 +100,21 @@ function awaitStop(owner: Owner): void {
   }
 }
 
-/** Waits, and answers calls about the registers, until the command is no longer PARK. */
-function park(served: Served, owner: Owner): void {
+/**
+ * Waits, and answers calls about the registers, until the command is no longer PARK.
+ * @returns why the guest cannot go on, when completing its last access shows that
+ */
+function park(served: Served, owner: Owner): VcpuStop | undefined {
   const { control } = owner;
-  served.vcpu.completePending();
+  const stop = served.vcpu.completePending();
+  if (stop !== undefined) return stop;
   let told: number | undefined;
   for (;;) {
     // Loaded before the messages and the command are looked at: what comes after it ends the wait at once.
     const doorbell = Atomics.load(control, CONTROL.DOORBELL);
     for (let next = receive(owner); next !== undefined; next = receive(owner)) tell(owner, answer(served, next));
     const command = Atomics.load(control, CONTROL.COMMAND);
-    if ((command & COMMAND_MASK) !== COMMAND.PARK) return;
+    if ((command & COMMAND_MASK) !== COMMAND.PARK) return undefined;
     if (command !== told) tell(owner, { type: 'parked', command });
     told = command;
     Atomics.wait(control, CONTROL.DOORBELL, doorbell);
@@ -135,14 +137,10 @@ function tell({ port }: Owner, message: FromWorker): void {
   port.postMessage(message);
 }
 
-function answer({ vcpu, memory }: Served, { id, call, argument }: ToWorker): FromWorker {
+function answer({ vcpu, memory, assist }: Served, { id, call, argument }: ToWorker): FromWorker {
   try {
-    const serveCall = VCPU_CALLS[call as VcpuCallName] as (
-      fd: VcpuFd,
-      memory: GuestMemory,
-      argument: unknown,
-    ) => unknown;
-    return { type: 'answer', id, value: serveCall(vcpu.fd, memory, argument) };
+    const serveCall = VCPU_CALLS[call as VcpuCallName] as (target: CallTarget, argument: unknown) => unknown;
+    return { type: 'answer', id, value: serveCall({ fd: vcpu.fd, memory, assist }, argument) };
   } catch (error) {
     return { type: 'answer', id, error: error instanceof Error ? error.message : String(error) };
   }

@@ -19,6 +19,10 @@
 #include "init.h"
 #include "protocol.h"
 
+/* <linux/random.h>, which the C library here does not bring. */
+#define RNDADDENTROPY _IOW('R', 0x03, int[2])
+#define RNDRESEEDCRNG _IO('R', 0x07)
+
 /* Room for one full data frame and for the small ones, which must always fit. */
 #define OUT_SMALL 512
 #define OUT_SIZE (2 * (EXEC_HEADER + EXEC_MAX_PAYLOAD) + OUT_SMALL)
@@ -213,6 +217,32 @@ static void take_stdin(const unsigned char *bytes, size_t length) {
   input_length += length;
 }
 
+/*
+ * Every machine that was restored from one snapshot has the same generator. Bytes that are only written to
+ * /dev/urandom would count at its next reseeding, a minute later.
+ */
+static void take_seed(const unsigned char *bytes, size_t length, int last) {
+  /* struct rand_pool_info: bits of entropy, bytes, the bytes. */
+  static struct {
+    int bits, size;
+    unsigned char bytes[EXEC_SEED_SIZE];
+  } seed;
+  static size_t have;
+  for (size_t i = 0; i < length && have < EXEC_SEED_SIZE; i++)
+    seed.bytes[have++] = bytes[i];
+  grant(length);
+  if (!last)
+    return;
+  int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+  seed.bits = 8 * have;
+  seed.size = have;
+  if (fd < 0 || ioctl(fd, RNDADDENTROPY, &seed) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
+    say("init: the random generator was not reseeded\n");
+  if (fd >= 0)
+    close(fd);
+  have = 0;
+}
+
 /* Part of a frame's payload. `last` is true once, at its end, also for an empty payload. */
 static void take(int type, const unsigned char *bytes, size_t length, int last) {
   switch (type) {
@@ -231,6 +261,8 @@ static void take(int type, const unsigned char *bytes, size_t length, int last) 
   case EXEC_STDIN_EOF:
     input_ended |= last;
     return;
+  case EXEC_SEED:
+    return take_seed(bytes, length, last);
   case EXEC_SIGNAL:
     if (length && state == RUNNING)
       kill(-child, bytes[0]);

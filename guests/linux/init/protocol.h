@@ -6,13 +6,14 @@
  *
  *   guest                                         host
  *     READY magic, version, credit  ------------>        the line is raw now, the host may send
+ *     <------------  SEED                                the guest comes from a snapshot, at any time
  *     <------------  ARGS… ENV… CWD…  START              what to run
  *     <------------  STDIN…  STDIN_EOF   SIGNAL          while it runs
  *     STDOUT…  STDERR…  CREDIT…     ------------>
  *     ERROR (only when it could not run)  ------>
  *     EXIT                          ------------>        the last frame; the guest powers off
  *
- * Credit: a tty drops what overflows it, so the payload bytes of ARGS, ENV, CWD and STDIN frames never exceed the
+ * Credit: a tty drops what overflows it, so the payload bytes of SEED, ARGS, ENV, CWD and STDIN frames never exceed the
  * credit that READY and the CREDIT frames have granted in sum. Other frames of the host have payloads of at most
  * one byte and are free. The host puts as much as it has into each STDIN frame, so that headers stay few.
  */
@@ -20,13 +21,15 @@
 #define MICROVISOR_EXEC_PROTOCOL_H
 
 #define EXEC_MAGIC "MVX"
-#define EXEC_VERSION 1
+#define EXEC_VERSION 2
 #define EXEC_HEADER 3
 #define EXEC_MAX_PAYLOAD 4096
 /* Bytes of the argument block and of the environment block, each; the directory has EXEC_MAX_PAYLOAD. */
 #define EXEC_MAX_BLOCK 131072
 /* Credit that READY grants, and the most that is ever outstanding. */
 #define EXEC_WINDOW 8192
+/* Bytes of a SEED frame. */
+#define EXEC_SEED_SIZE 32
 
 enum exec_frame {
   /* guest to host */
@@ -45,6 +48,7 @@ enum exec_frame {
   EXEC_STDIN = 0x85,     /* bytes */
   EXEC_STDIN_EOF = 0x86, /* empty */
   EXEC_SIGNAL = 0x87,    /* u8: a signal for the command's process group */
+  EXEC_SEED = 0x88,      /* EXEC_SEED_SIZE random bytes, from which the kernel's generator starts anew */
 };
 
 enum exec_exit {

@@ -88,6 +88,16 @@ export class UartBack {
     return count;
   }
 
+  /**
+   * After the state of a saved machine was put in, before its vCPUs run: what the guest was told, and may not have
+   * heard, it is told again.
+   */
+  adopt(): void {
+    const { rx, fields } = this.#state;
+    if (fields.IER.get() !== 0) this.#irq.pulse();
+    if (rx.length > 0) this.#watchInput(TIME_OUT_FIRST);
+  }
+
   /** Leaves output in the ring, because its taker is behind; with `onFull: 'wait'` the guest feels it. */
   pause(): void {
     this.#isPaused = true;

@@ -95,6 +95,16 @@ export class VirtioConsole implements VirtioDevice {
     }
   }
 
+  /** A chain that was delivered in part is delivered whole: its first bytes must not come a second time. */
+  settle(): void {
+    const queue = this.#transmit;
+    if (queue === undefined) return;
+    while (this.#current !== undefined) {
+      const { bytes } = this.#collect(queue);
+      if (bytes > 0) this.#onOutput(this.#piece.slice(0, bytes));
+    }
+  }
+
   /** `callback` gets its own copy of the bytes, in the guest's order. */
   onOutput(callback: (bytes: Uint8Array) => void): void {
     this.#onOutput = callback;

@@ -34,6 +34,14 @@ export interface VirtioDevice {
    * on. Nothing of what is pushed from now on is written anywhere.
    */
   cancel(queue?: number): void;
+  /**
+   * The machine is about to be saved, and its queues give no chains until it goes on (a `notify` of each queue tells):
+   * push or put back every chain that waits inside the device. Those that the host is working on come back by
+   * themselves. A device that never keeps a chain needs none.
+   */
+  settle?(): void;
+  /** After that, when every chain is back: makes durable what the guest was told is done. */
+  persist?(): Promise<void>;
   /** The machine ends, its vCPUs are gone: release what the host side holds. */
   close(): void | Promise<void>;
   /** Counters for the machine's report, by name. */

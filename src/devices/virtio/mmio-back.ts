@@ -10,6 +10,8 @@ import { offeredFeatures, resetFields, type MmioState } from './mmio-state.js';
 import { Virtqueue } from './queue.js';
 
 const CLOSE_AFTER_FAILURE_MS = 1000;
+/** How long the host may take for what it is working on. */
+const HOLD_DEADLINE_MS = 30_000;
 
 /** What the back needs of an EventFd. */
 export interface Doorbell {
@@ -58,6 +60,8 @@ export class MmioBack implements DeviceHost {
   readonly #sum = { rings: 0, kicks: 0, chains: 0, dropped: 0, interrupts: 0, resets: 0, needsReset: 0 };
   #isActive = false;
   #isBusy = false;
+  /** See `hold`. */
+  #isHeld = false;
   #hasFailed = false;
   #link: DeviceLink | undefined;
   #closed: Promise<void> | undefined;
@@ -119,6 +123,48 @@ export class MmioBack implements DeviceHost {
     return (this.#closed ??= this.#close());
   }
 
+  /**
+   * The device takes no chain until `release`. Resolves when it has given back each that it had: from then on all that
+   * is to be known of it lies in the register file and in guest memory. The vCPUs must be parked.
+   * @throws Error when the device keeps a chain
+   */
+  async hold(): Promise<void> {
+    this.#isHeld = true;
+    const held = Promise.all(this.#holdQueues());
+    this.#call(() => this.device.settle?.());
+    const timer = new AbortController();
+    const late = sleep(HOLD_DEADLINE_MS, true, { signal: timer.signal }).catch(() => false);
+    const isLate = await Promise.race([held.then(() => false), late]);
+    timer.abort();
+    if (isLate)
+      throw new Error(
+        `device ${this.device.offer.name} keeps requests of the guest, so it cannot be saved; see settle()`,
+      );
+    await this.device.persist?.();
+  }
+
+  /** Ends `hold`, or the wait of a machine that was restored. What the guest was told it is told again. */
+  release(): void {
+    const { fields } = this.#state;
+    this.#isHeld = false;
+    if (fields.InterruptStatus.get() !== 0) this.#parts.irq.pulse();
+    for (const queue of this.#queues) queue?.release();
+    for (const index of this.#queues.keys()) this.#notify(index);
+  }
+
+  /**
+   * Takes the device up as the register file says that a saved machine left it; it stands still until `release`.
+   * Instead of the driver's DRIVER_OK, and before any vCPU runs.
+   */
+  adopt(): void {
+    this.#isHeld = true;
+    if (isActive(this.#state.fields.Status.get())) this.#activate();
+  }
+
+  #holdQueues(): readonly Promise<void>[] {
+    return this.#queues.flatMap((queue) => (queue === undefined ? [] : [queue.hold()]));
+  }
+
   async #close(): Promise<void> {
     for (const watcher of this.#watchers) watcher.close();
     for (const index of this.#queues.keys()) this.#stop(index);
@@ -161,7 +207,9 @@ export class MmioBack implements DeviceHost {
     const high = fields.DriverFeaturesHigh.get() & offered[1];
     const has = (bit: number): boolean => ((bit < 32 ? low : high) & (1 << (bit & 31))) !== 0;
     this.#isActive = true;
-    const problem = this.#createQueues(has);
+    const problem = this.#needsResetAlready() ? undefined : this.#createQueues(has);
+    // The driver's DRIVER_OK came with the last breath before the pause.
+    if (this.#isHeld) void Promise.all(this.#holdQueues());
     const link: DeviceLink = {
       has,
       queue: (index) => (this.#link === link ? this.#queues[index] : undefined),
@@ -173,6 +221,11 @@ export class MmioBack implements DeviceHost {
     this.#call(() => this.device.activate(link));
     if (problem !== undefined) this.#needsReset(problem);
     for (const index of this.#queues.keys()) this.#notify(index);
+  }
+
+  /** Of a machine that was saved so: its queues stand still until the driver resets the device. */
+  #needsResetAlready(): boolean {
+    return (this.#state.fields.Status.get() & STATUS.DEVICE_NEEDS_RESET) !== 0;
   }
 
   /** @returns why there are none */

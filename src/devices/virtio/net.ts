@@ -52,6 +52,8 @@ export class NetDevice implements VirtioDevice {
   /** Buffers of the guest that were taken for a frame and not filled yet. */
   readonly #buffers: DescriptorChain[] = [];
   #room = 0;
+  /** No buffer was given back that came after one of `#buffers`: they can be put back into the queue. */
+  #isInOrder = true;
   #host: DeviceHost | undefined;
   #receiving: Virtqueue | undefined;
   #transmitting: Virtqueue | undefined;
@@ -162,11 +164,23 @@ export class NetDevice implements VirtioDevice {
       const receiving = this.#receiving;
       this.#receiving = undefined;
       for (const chain of this.#buffers.splice(0)) receiving?.push(chain, 0);
+      this.#isInOrder = true;
       this.#room = 0;
       // What waited for the old driver is not for the next one: it is dropped as soon as it comes.
       this.#resumeBackend();
     }
     if (queue === undefined || queue === TRANSMIT) this.#transmitting = undefined;
+  }
+
+  settle(): void {
+    const queue = this.#receiving;
+    if (queue === undefined) return;
+    for (const chain of this.#buffers.splice(0).toReversed()) {
+      if (this.#isInOrder) queue.unpop(chain);
+      else queue.push(chain, 0);
+    }
+    this.#isInOrder = true;
+    this.#room = 0;
   }
 
   async close(): Promise<void> {
@@ -236,6 +250,7 @@ export class NetDevice implements VirtioDevice {
         this.#counters.uselessBuffers++;
         this.#warn('the guest gave a receive buffer that is too short for a frame; it got it back');
         queue.push(chain, 0);
+        if (this.#buffers.length > 0) this.#isInOrder = false;
         this.#flushSoon();
         continue;
       }
@@ -266,8 +281,10 @@ export class NetDevice implements VirtioDevice {
       queue.push(buffers[i] as DescriptorChain, part);
       done += part;
     }
-    if (count === buffers.length) buffers.length = 0;
-    else buffers.splice(0, count);
+    if (count === buffers.length) {
+      buffers.length = 0;
+      this.#isInOrder = true;
+    } else buffers.splice(0, count);
     this.#flushSoon();
   }
 

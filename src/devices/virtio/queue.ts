@@ -74,7 +74,9 @@ export class Virtqueue {
   /** Whether the driver was told that it need not ring (without EVENT_IDX). */
   #isQuiet = false;
   #isStopped = false;
-  #onIdle: (() => void) | undefined;
+  #isHeld = false;
+  /** Called once each when no chain is in flight. */
+  #onIdle: (() => void)[] = [];
 
   /** @throws RangeError when `layout` is not a valid one: see `layoutProblem` */
   constructor(parts: QueueParts) {
@@ -101,6 +103,8 @@ export class Virtqueue {
     this.#inFlight = new Uint8Array(layout.size);
     this.#availIndex = this.#availSeen = cursors.avail.get() & 0xffff;
     this.#usedIndex = this.#usedPublished = cursors.used.get() & 0xffff;
+    // Left by the machine that was saved: who does not know of it never takes it back, and the driver never rings.
+    this.#isQuiet = (Atomics.load(this.#used16, this.#usedAt) & USED_NO_NOTIFY) !== 0;
   }
 
   /** Chains popped and not pushed yet. */
@@ -193,12 +197,33 @@ export class Virtqueue {
   /** Nothing is popped and nothing is written from now on. @returns when every chain has been pushed */
   stop(): Promise<void> {
     this.#isStopped = true;
+    return this.#idle();
+  }
+
+  /**
+   * Nothing is popped until `release`; chains in flight come back as ever.
+   * @returns when every chain has been pushed, or put back: then the cursors say all that a snapshot needs
+   */
+  async hold(): Promise<void> {
+    this.#isHeld = true;
+    await this.#idle();
+    this.flush();
+    this.#parts.cursors.used.set(this.#usedIndex);
+    this.#parts.cursors.avail.set(this.#availIndex);
+  }
+
+  /** Ends `hold`. The device is to be notified, for the driver may have rung meanwhile. */
+  release(): void {
+    this.#isHeld = false;
+  }
+
+  #idle(): Promise<void> {
     if (this.#inFlightCount === 0) return Promise.resolve();
-    return new Promise((resolve) => (this.#onIdle = resolve));
+    return new Promise((resolve) => this.#onIdle.push(resolve));
   }
 
   #take(): DescriptorChain | undefined {
-    if (this.#isStopped) return undefined;
+    if (this.#isStopped || this.#isHeld) return undefined;
     if (this.#availIndex === this.#availSeen && !this.#look()) return undefined;
     const head = this.#avail16[this.#availAt + 2 + (this.#availIndex & this.#mask)] as number;
     if (head >= this.#size) {
@@ -254,10 +279,7 @@ export class Virtqueue {
     // A device that pushes twice has a bug that would give one buffer to two owners.
     if (this.#inFlight[chain.head] === 0) throw new Error(`chain ${chain.head} was given back twice`);
     this.#inFlight[chain.head] = 0;
-    if (--this.#inFlightCount === 0 && this.#onIdle !== undefined) {
-      this.#onIdle();
-      this.#onIdle = undefined;
-    }
+    if (--this.#inFlightCount === 0) for (const resolve of this.#onIdle.splice(0)) resolve();
   }
 
   #break(reason: QueueError): void {

@@ -14,7 +14,7 @@ import {
   type ExecEvent,
 } from '../../../src/machine/exec-protocol.js';
 
-const READY = Buffer.from([0x01, 8, 0, 0x4d, 0x56, 0x58, 1, 0x00, 0x20, 0, 0]);
+const READY = Buffer.from([0x01, 8, 0, 0x4d, 0x56, 0x58, 2, 0x00, 0x20, 0, 0]);
 
 function frameOf(type: number, payload: Uint8Array): Buffer {
   return Buffer.concat([Buffer.from([type, payload.length & 0xff, payload.length >> 8]), payload]);
@@ -106,7 +106,7 @@ describe('ExecDecoder', () => {
   it('names the version that it does not speak', () => {
     const other = Buffer.from(READY);
     other[6] = 9;
-    expect(() => new ExecDecoder().push(other)).toThrow(/version 9 .* not 1/);
+    expect(() => new ExecDecoder().push(other)).toThrow(/version 9 .* not 2/);
   });
 });
 

@@ -1,0 +1,99 @@
+// The default guest without its boot: from a snapshot that an earlier run has kept, or booted, and kept for later ones.
+// A kept one is used for exactly the same configuration, on the same host, until that is started again.
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+import { crc32 } from 'node:zlib';
+import type { VmConfig } from '../machine/config.js';
+import { createVm } from '../machine/create-vm.js';
+import { restoreVm } from '../machine/restore-vm.js';
+import { SnapshotError } from '../machine/snapshot/error.js';
+import type { Vm } from '../machine/vm.js';
+import type { RunHooks, RunRequest } from './run-options.js';
+import { watchForLine } from './saver.js';
+import { describeError, say } from './sentence.js';
+
+/** Of these many different configurations the last used are kept, some 16 MiB each. */
+const KEPT = 4;
+const KEY_FILE = 'key';
+/** The default guest's shell, which is root's. */
+const PROMPT = /# $/;
+
+/** Whether a run may do without the guest's boot. Who wants to see the boot, or has devices of his own, gets one. */
+export function isWarm(request: RunRequest): boolean {
+  const { kernel, initrd, console, snapshotAt, disks = [], nets = [] } = request;
+  const isOwn = [kernel, initrd, console, snapshotAt].some((given) => given !== undefined);
+  const wantsMore = [request.cold, request.verbose, request.mergeable, request.hugePages].includes(true);
+  return !isOwn && !wantsMore && disks.length === 0 && nets.length === 0;
+}
+
+/** The VM of a run that isWarm: restored, or about to boot. */
+export async function warmStart(config: VmConfig, hooks: RunHooks): Promise<Vm> {
+  const { exec, ...rest } = config;
+  const command = exec === 'later' ? undefined : exec;
+  const place = new KeptSnapshot(config);
+  const restored = await place.restore({ ...hooks, ...(command === undefined ? {} : { exec: command }) });
+  if (restored !== undefined) {
+    // Nothing comes between a command and its output.
+    if (command === undefined) say('this guest goes on from a snapshot; --cold boots it');
+    return restored;
+  }
+  const vm = await createVm({ ...rest, ...hooks, ...(command === undefined ? {} : { exec: 'later' }) });
+  if (command === undefined) {
+    // What was typed before would be typed in every guest that comes from the snapshot.
+    const isUntouched = (): boolean => vm.device('COM1.rx').fields['tail']?.get() === 0;
+    watchForLine(vm.console.output, PROMPT, () => void (isUntouched() ? place.keep(vm) : undefined));
+  } else void vm.ready.then(() => place.keep(vm)).then(() => vm.execute(command));
+  return vm;
+}
+
+class KeptSnapshot {
+  readonly #folder = join(process.env['XDG_CACHE_HOME'] || join(homedir(), '.cache'), 'microvisor', 'snapshots');
+  readonly #key: string;
+  readonly #directory: string;
+
+  constructor({ exec, ...config }: VmConfig) {
+    // The paths of kernel and initrd name their content.
+    const host = ['/proc/sys/kernel/random/boot_id', '/proc/version'].map((path) => readFileSync(path, 'latin1'));
+    this.#key = JSON.stringify([host, exec === undefined ? 'shell' : 'command', config]);
+    this.#directory = join(this.#folder, crc32(this.#key).toString(16).padStart(8, '0'));
+  }
+
+  async restore(options: Parameters<typeof restoreVm>[1]): Promise<Vm | undefined> {
+    try {
+      if (readFileSync(join(this.#directory, KEY_FILE), 'utf8') !== this.#key) return undefined;
+    } catch {
+      return undefined;
+    }
+    try {
+      return await restoreVm(this.#directory, options);
+    } catch (error) {
+      // Of a Microvisor that was another, or damaged: the guest boots, and is kept anew.
+      if (!(error instanceof SnapshotError)) throw error;
+      say(`the kept snapshot cannot be used, so the guest boots: ${describeError(error)}`);
+      return undefined;
+    }
+  }
+
+  /** A cache that cannot be written costs the next run its boot, and this one nothing. */
+  async keep(vm: Vm): Promise<void> {
+    const partial = `${this.#directory}.${process.pid}`;
+    try {
+      mkdirSync(this.#folder, { recursive: true });
+      await vm.snapshot(partial);
+      writeFileSync(join(partial, KEY_FILE), this.#key);
+      rmSync(this.#directory, { recursive: true, force: true });
+      renameSync(partial, this.#directory);
+      this.#dropOld();
+    } catch {
+      rmSync(partial, { recursive: true, force: true });
+    }
+  }
+
+  #dropOld(): void {
+    const age = (name: string): number => statSync(join(this.#folder, name)).mtimeMs;
+    const names = readdirSync(this.#folder).filter((name) => /^[0-9a-f]{8}$/.test(name));
+    for (const name of names.toSorted((a, b) => age(b) - age(a)).slice(KEPT))
+      rmSync(join(this.#folder, name), { recursive: true, force: true });
+  }
+}

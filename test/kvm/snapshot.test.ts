@@ -1,0 +1,355 @@
+// Snapshots of guests of a few bytes on the real KVM: what comes back, what is refused, and what a hostile file does.
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { createVm, restoreVm, SnapshotError, verifySnapshot, type Vm, type VmConfig } from '../../src/index.js';
+import { noKvm } from '../support/kvm.js';
+import { stateFile, type PlainState } from '../support/snapshot-state.js';
+import { amount } from '../support/soak.js';
+
+/** inc word [0x600]; jmp back. */
+const COUNT = Uint8Array.of(0xff, 0x06, 0x00, 0x06, 0xeb, 0xfa);
+const COUNTER = 0x600;
+
+let folder: string;
+let directory: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'microvisor-snapshot-'));
+  directory = join(folder, 'snapshot');
+});
+afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+function real(bytes: Uint8Array, more: Partial<VmConfig> = {}): Promise<Vm> {
+  return createVm({ kernel: { name: 'micro-guest', bytes }, entry: 'real', cmdline: '', memoryMiB: 2, ...more });
+}
+
+async function until(condition: () => boolean, what: string): Promise<void> {
+  for (let tries = 0; !condition(); tries++) {
+    if (tries === 2000) throw new Error(`waited in vain for ${what}`);
+    await sleep(5);
+  }
+}
+
+/** Starts the guest, saves it once `isReady`, and ends it. */
+async function saved(vm: Vm, isReady: () => boolean): Promise<void> {
+  await vm.start();
+  await until(isReady, 'the guest');
+  await vm.snapshot(directory);
+  await vm.stop();
+}
+
+/** The JSON of the state file, changed, with a right checksum around it. */
+function changeState(change: (state: PlainState) => void): void {
+  const path = join(directory, 'state');
+  const file = readFileSync(path);
+  const state = JSON.parse(file.subarray(file.indexOf(10) + 1).toString()) as PlainState;
+  change(state);
+  writeFileSync(path, stateFile(JSON.stringify(state)));
+}
+
+describe.skipIf(noKvm)('a snapshot', () => {
+  test('goes on where it stood, and the machine that it was made of goes on by itself', async () => {
+    await using vm = await real(COUNT);
+    await vm.start();
+    const counter = (): number => vm.memory.readU16(COUNTER);
+    await until(() => counter() > 0, 'the guest');
+    await vm.pause();
+    await vm.snapshot(directory);
+    expect(vm.state).toBe('paused');
+    const at = counter();
+    await vm.resume();
+    await until(() => counter() !== at, 'the machine that was saved');
+
+    await using restored = await restoreVm(directory, { verify: true });
+    expect(restored.state).toBe('paused');
+    expect(restored.memory.readU16(COUNTER)).toBe(at);
+    const [before, after] = [vm, restored].map((machine) => machine.memory);
+    expect(after?.read(0, 0x600)).toEqual(before?.read(0, 0x600));
+    await restored.resume();
+    await until(() => restored.memory.readU16(COUNTER) !== at, 'the restored machine');
+  });
+
+  test('brings general, vector and debug registers back', async () => {
+    const [SOURCE, FLAG, GO, TARGET] = [0x20_0000, 0x20_0020, 0x20_0024, 0x20_0030];
+    const dword = (value: number): number[] => [0, 8, 16, 24].map((shift) => (value >>> shift) & 0xff);
+    const code = [
+      [0x0f, 0x20, 0xe0, 0x0d, ...dword(0x200), 0x0f, 0x22, 0xe0], // CR4.OSFXSR
+      [0x0f, 0x10, 0x05, ...dword(SOURCE)], // movups SOURCE,%xmm0
+      [0xb8, ...dword(0x1234), 0x0f, 0x23, 0xc0], // mov $0x1234,%eax; mov %eax,%dr0
+      [0xbe, ...dword(0xcafe)], // mov $0xcafe,%esi
+      [0xc7, 0x05, ...dword(FLAG), ...dword(1)], // movl $1,FLAG
+      [0x83, 0x3d, ...dword(GO), 0x00, 0x74, 0xf7], // cmpl $0,GO; je back
+      [0x0f, 0x11, 0x05, ...dword(TARGET)], // movups %xmm0,TARGET
+      [0x0f, 0x21, 0xc0, 0xa3, ...dword(TARGET + 16)], // mov %dr0,%eax; mov %eax,TARGET+16
+      [0x89, 0x35, ...dword(TARGET + 20)], // mov %esi,TARGET+20
+      [0xc7, 0x05, ...dword(FLAG), ...dword(2), 0xeb, 0xfe], // movl $2,FLAG; jmp .
+    ];
+    const bytes = Uint8Array.from(code.flat());
+    const vm = await real(bytes, { entry: 'protected', memoryMiB: 4 });
+    const vector = Uint8Array.from({ length: 16 }, (_, i) => i + 1);
+    vm.memory.write(SOURCE, vector);
+    await saved(vm, () => vm.memory.readU32(FLAG) === 1);
+    await using restored = await restoreVm(directory);
+    restored.memory.writeU32(GO, 1);
+    await restored.resume();
+    await until(() => restored.memory.readU32(FLAG) === 2, 'the restored guest');
+    expect(restored.memory.read(TARGET, 16)).toEqual(vector);
+    expect(restored.memory.readU32(TARGET + 16)).toBe(0x1234);
+    expect(restored.memory.readU32(TARGET + 20)).toBe(0xcafe);
+  });
+
+  test('of a guest that sleeps until a timer interrupts it goes on being interrupted', async () => {
+    const out = (port: number, value: number): number[] => [0xb0, value, 0xe6, port];
+    const HANDLER = 0x7c80;
+    const code = [
+      [0xfa, 0x31, 0xc0, 0x8e, 0xd8], // cli; xor %ax,%ax; mov %ax,%ds
+      [0xc7, 0x06, 0x20, 0x00, HANDLER & 0xff, HANDLER >> 8, 0xc7, 0x06, 0x22, 0x00, 0x00, 0x00], // vector 8
+      [...out(0x20, 0x11), ...out(0x21, 0x08), ...out(0x21, 0x04), ...out(0x21, 0x01), ...out(0x21, 0xfe)], // PIC
+      [...out(0x43, 0x34), ...out(0x40, 0x00), ...out(0x40, 0x20)], // PIT: 146 Hz
+      [0xfb, 0xf4, 0xeb, 0xfd], // sti; hlt; jmp to hlt
+    ].flat();
+    const bytes = new Uint8Array(0x100);
+    bytes.set(code);
+    bytes.set([0xff, 0x06, 0x00, 0x06, ...out(0x20, 0x20), 0xcf], HANDLER - 0x7c00); // inc COUNTER; EOI; iret
+    const vm = await real(bytes);
+    await saved(vm, () => vm.memory.readU16(COUNTER) > 3);
+    await using restored = await restoreVm(directory);
+    const at = restored.memory.readU16(COUNTER);
+    await restored.resume();
+    await until(() => restored.memory.readU16(COUNTER) > at + 3, 'interrupts');
+  });
+
+  test('"none lost, none doubled": what is printed goes on at the next byte, round after round', async () => {
+    // mov $0x3f8,%dx; mov $0x7d00,%si; mov $256,%cx; rep outsb; jmp back to the second.
+    const bytes = new Uint8Array(0x200);
+    bytes.set([0xba, 0xf8, 0x03, 0xbe, 0x00, 0x7d, 0xb9, 0x00, 0x01, 0xf3, 0x6e, 0xeb, 0xf6]);
+    for (let i = 0; i < 256; i++) bytes[0x100 + i] = i;
+    let printed = 0;
+    const follow = (vm: Vm): void => {
+      vm.console.output.on('data', (piece: Buffer) => {
+        for (const byte of piece) {
+          if (byte !== (printed & 0xff)) throw new Error(`byte ${printed} is ${byte}`);
+          printed++;
+        }
+      });
+    };
+    let vm = await real(bytes, { consoleOverflow: 'wait' });
+    follow(vm);
+    await vm.start();
+    for (let round = 0; round < amount(10, 200); round++) {
+      const wanted = printed + 100 + round * 7;
+      await until(() => printed > wanted, 'output');
+      await vm.snapshot(directory);
+      const at = printed;
+      const last = vm;
+      // The old machine prints no more: it is ended before it runs again.
+      await last.stop();
+      // What it still printed between resume and stop is not the new one's.
+      printed = at;
+      vm = await restoreVm(directory);
+      follow(vm);
+      await vm.resume();
+    }
+    await vm.stop();
+  });
+
+  test('RAM is the same before and after, above the 32-bit hole too', async () => {
+    const memoryMiB = amount(16, 3200);
+    const vm = await real(COUNT, { memoryMiB });
+    for (const { bytes } of vm.memory.regions)
+      for (let at = 0x10_0000; at < bytes.length; at += amount(40_000, 8)) bytes[at] = at / 8;
+    await vm.start();
+    await vm.pause();
+    const before = vm.memory.regions.map(({ bytes }) => createHash('sha256').update(bytes).digest('hex'));
+    await vm.snapshot(directory);
+    await vm.stop();
+    const restored = await restoreVm(directory);
+    const after = restored.memory.regions.map(({ bytes }) => createHash('sha256').update(bytes).digest('hex'));
+    expect(after).toEqual(before);
+    await restored.stop();
+  }, 600_000);
+
+  test('"kill -9 while saving leaves the previous snapshot whole"', async () => {
+    const vm = await real(COUNT);
+    await saved(vm, () => vm.memory.readU16(COUNTER) > 0);
+    const child = fileURLToPath(new URL('../support/snapshot-saver.js', import.meta.url));
+    for (let round = 0; round < amount(5, 100); round++) {
+      const saver = spawn(process.execPath, [child, directory], { stdio: ['ignore', 'pipe', 'inherit'] });
+      await once(saver.stdout, 'data');
+      await sleep(round * 7);
+      saver.kill('SIGKILL');
+      await once(saver, 'close');
+      await verifySnapshot(directory);
+    }
+    // And the next one tidies up.
+    const again = await restoreVm(directory);
+    await again.snapshot(directory);
+    await again.stop();
+    expect(readdirSync(directory)).toHaveLength(2);
+  });
+});
+
+describe.skipIf(noKvm)('what cannot be restored is named', () => {
+  async function refusal(options: Parameters<typeof restoreVm>[1] = {}): Promise<string> {
+    const error = await restoreVm(directory, options).then(
+      (vm) => vm.stop().then(() => undefined),
+      (reason: unknown) => reason,
+    );
+    expect(error).toBeInstanceOf(SnapshotError);
+    return (error as SnapshotError).message;
+  }
+
+  test('"a CPU feature the snapshot used"', async () => {
+    const vm = await real(COUNT);
+    await saved(vm, () => true);
+    changeState(({ vcpus: [vcpu] }) => {
+      if (vcpu === undefined) throw new Error('no vCPU');
+      const table = Buffer.from(vcpu.cpuid, 'base64');
+      for (let at = 8; at < table.length; at += 40) {
+        const [leaf, index] = [table.readUInt32LE(at), table.readUInt32LE(at + 4)];
+        // 3DNow! and avx512_4vnniw: no processor of today has both.
+        if (leaf === 0x8000_0001) table.writeUInt32LE((table.readUInt32LE(at + 24) | (1 << 31)) >>> 0, at + 24);
+        if (leaf === 7 && index === 0) table.writeUInt32LE((table.readUInt32LE(at + 24) | (1 << 2)) >>> 0, at + 24);
+      }
+      vcpu.cpuid = table.toString('base64');
+    });
+    expect(await refusal()).toMatch(/lacks features that the guest may use: .*0x80000001\.0 EDX bit 31/);
+  });
+
+  test('"of another architecture"', async () => {
+    await saved(await real(COUNT), () => true);
+    changeState((state) => Object.assign(state, { architecture: 'aarch64' }));
+    expect(await refusal()).toMatch(/architecture aarch64, not x86_64/);
+  });
+
+  test('a TSC of another frequency', async () => {
+    await saved(await real(COUNT), () => true);
+    changeState(({ vcpus }) => {
+      for (const { tsc } of vcpus) tsc.khz = Math.round(tsc.khz * 1.01);
+    });
+    expect(await refusal()).toMatch(/the TSC ticks with \d+ kHz on this host and did with \d+ kHz/);
+  });
+
+  test('"with a disk missing or swapped"', async () => {
+    const disk = join(folder, 'disk.img');
+    writeFileSync(disk, new Uint8Array(65_536));
+    await saved(await real(COUNT, { disks: [{ path: disk }] }), () => true);
+    // As it was: nobody has changed it.
+    await (await restoreVm(directory)).stop();
+    const later = new Date(Date.now() + 5000);
+    utimesSync(disk, later, later);
+    expect(await refusal()).toMatch(/disk\.img was changed since the snapshot was made/);
+    // Named, it is the caller's word against the clock's.
+    await (await restoreVm(directory, { disks: [{ path: disk }] })).stop();
+    truncateSync(disk, 32_768);
+    expect(await refusal()).toMatch(/has 32768 bytes, and had 65536/);
+    expect(await refusal({ disks: [{ path: disk }] })).toMatch(/disk0 is not as it was when the guest found it/);
+    rmSync(disk);
+    expect(await refusal()).toMatch(/disk\.img cannot be had: ENOENT/);
+    expect(await refusal({ disks: [] })).toMatch(/the machine had 1 virtio devices \(disk0\), not 0/);
+  });
+
+  test('objects of the program that are not given again', async () => {
+    const handler = { name: 'mine', ports: { base: 0x500, length: 4 }, read: () => 0, write: () => undefined };
+    await saved(await real(COUNT, { devices: [handler] }), () => true);
+    expect(await refusal()).toMatch(/the machine had the devices mine; give them in devices/);
+    expect(await refusal({ devices: [{ ...handler, name: 'other' }] })).toMatch(/had the devices mine, not other/);
+    await (await restoreVm(directory, { devices: [handler] })).stop();
+  });
+
+  test('"truncating it under us ends in an error, not in SIGBUS"', async () => {
+    const vm = await real(COUNT, { memoryMiB: 2 });
+    await saved(vm, () => vm.memory.readU16(COUNTER) > 0);
+    const restored = await restoreVm(directory);
+    await restored.resume();
+    const [ram = ''] = readdirSync(directory).filter((name) => name.startsWith('ram'));
+    truncateSync(join(directory, ram), 0);
+    // The guest has the page of its code; what is cut off shows where somebody looks next.
+    restored.memory.readU8(0x7c00 + 4096);
+    const outcome = await Promise.race([restored.outcome, sleep(20_000)]);
+    expect(outcome).toMatchObject({ kind: 'failed', failure: 'device-failed' });
+    expect(outcome?.kind === 'failed' && outcome.message).toMatch(/was cut off while the guest ran from it/);
+  });
+});
+
+describe.skipIf(noKvm)('"a state file with a valid checksum and hostile values is treated like guest input"', () => {
+  type Change = (state: PlainState) => void;
+  const fill = (text: string, byte: number): string =>
+    Buffer.alloc(Buffer.from(text, 'base64').length, byte).toString('base64');
+  const row =
+    (name: string, byte: number): Change =>
+    ({ vcpus }) => {
+      for (const { rows } of vcpus) rows[name] = fill(rows[name] ?? '', byte);
+    };
+  const field =
+    (device: string, name: string, value: number): Change =>
+    ({ registers }) => {
+      const found = registers.fields.find(([of, it]) => of === device && it === name);
+      if (found === undefined) throw new Error(`no ${device}.${name}`);
+      found[2] = value;
+    };
+
+  // One for all of them: only what its file says is changed.
+  let base: string;
+  let whole: Uint8Array;
+  beforeAll(async () => {
+    base = mkdtempSync(join(tmpdir(), 'microvisor-hostile-'));
+    directory = join(base, 'snapshot');
+    const disk = join(base, 'disk.img');
+    writeFileSync(disk, new Uint8Array(65_536));
+    const vm = await real(COUNT, { disks: [{ path: disk }] });
+    await saved(vm, () => vm.memory.readU16(COUNTER) > 0);
+    whole = readFileSync(join(directory, 'state'));
+  });
+  afterAll(() => rmSync(base, { recursive: true, force: true }));
+
+  test.each<[string, Change]>([
+    ...['regs', 'sregs', 'xcrs', 'xsave', 'debugregs', 'lapic', 'events', 'mpState'].flatMap(
+      (name): [string, Change][] => [
+        [`${name} of ones`, row(name, 0xff)],
+        [`${name} of zeros`, row(name, 0)],
+      ],
+    ),
+    ['a ring whose cursors run away from each other', field('COM1.tx', 'head', 5)],
+    ['a ring that is full beyond its end', field('COM1.rx', 'tail', 0xffff_ffff)],
+    ['a machine event that is none', field('machine-event', 'pending', 77)],
+    ['a queue of no size', field('disk0.queue0', 'QueueNum', 0)],
+    ['a queue that is larger than any', field('disk0.queue0', 'QueueNum', 0xffff_ffff)],
+    ['a queue outside of RAM', field('disk0.queue0', 'QueueDescHigh', 0xffff_ffff)],
+    ['a device that waits for an answer', field('disk0', 'REQUESTS', 9)],
+    ['a device in all states', field('disk0', 'Status', 0xffff_ffff)],
+    ['a clock of a weekday', field('rtc', 'OFFSET', 0x8000_0000)],
+    ['an MSR that no vCPU has', ({ vcpus }) => void vcpus[0]?.msrs.push([0xdead_beef, '1'])],
+    ['a save in the future', (state) => Object.assign(state, { savedAt: Number.MAX_SAFE_INTEGER })],
+    ['a save in 1970', (state) => Object.assign(state, { savedAt: 0 })],
+    ['a clock beyond its end', (state) => Object.assign(state, { clock: '18446744073709551615' })],
+    ['irqchips of ones', ({ irqchips }) => (irqchips.ioapic = fill(irqchips.ioapic, 0xff))],
+    ['a PIC of ones', ({ irqchips }) => (irqchips.picMaster = fill(irqchips.picMaster, 0xff))],
+    ['a PIT of ones', (state) => (state.pit = fill(state.pit, 0xff))],
+    ['runs of pages beyond RAM', ({ ram }) => Object.assign(ram, { extents: [[0, 0xffff_ffff]] })],
+    ['RAM of another size', ({ ram }) => Object.assign(ram, { bytes: 4096 })],
+    ['more vCPUs than it has states of', ({ config }) => Object.assign(config, { cpus: 2 })],
+  ])('%s', async (_, change) => {
+    writeFileSync(join(base, 'snapshot', 'state'), whole);
+    directory = join(base, 'snapshot');
+    changeState(change);
+    // Refused, or a guest in a strange state: which ends when it is told to.
+    let restored: Vm;
+    try {
+      restored = await restoreVm(directory);
+    } catch (error) {
+      expect(error).toBeInstanceOf(SnapshotError);
+      return;
+    }
+    await restored.resume();
+    await sleep(50);
+    await restored.stop();
+    expect(restored.state).toBe('ended');
+  });
+});
