@@ -35,6 +35,9 @@ export interface RunRequest {
   readonly guest?: GuestKind;
   readonly kernelSource?: string;
   readonly verbose?: boolean;
+  /** Port or path of a socket. */
+  readonly gdb?: number | string;
+  readonly wait?: boolean;
   /** Program and arguments to run in the default guest. */
   readonly command?: readonly string[];
 }
@@ -50,6 +53,7 @@ export const NUMBER_ROWS = {
   cpus: { option: '--cpus', unit: '', form: 'whole', low: 1, high: 32, example: '--cpus 2' },
   // Address 0 holds the interrupt vectors in real mode and is no place for an image in the others.
   load: { option: '--load', unit: '', form: 'address', low: 1, high: 2 ** 48 - 1, example: '--load 0x7c00' },
+  gdb: { option: '--gdb', unit: '', form: 'whole', low: 1, high: 65_535, example: '--gdb 1234' },
   timeout: {
     option: '--timeout',
     unit: ' of seconds',
@@ -197,6 +201,22 @@ export const OPTION_ROWS: readonly OptionRow[] = [
     parse: (value) => ({ report: nonEmpty('--report', 'a file', value) }),
   },
   {
+    flags: '--gdb <PORT|SOCKET>',
+    help: 'let gdb connect: to a port of 127.0.0.1, or to a Unix socket that only you can open',
+    group: 'run',
+    parse: (value) => ({
+      gdb: /^[0-9]+$/.test(value)
+        ? parseNumber(NUMBER_ROWS.gdb, value)
+        : nonEmpty('--gdb', 'a port or the path of a socket', value),
+    }),
+  },
+  {
+    flags: '--wait',
+    help: 'with --gdb: do not start before gdb says so',
+    group: 'run',
+    parse: () => ({ wait: true }),
+  },
+  {
     flags: '--verbose',
     help: 'say on stderr what is done; with COMMAND also show the boot messages there',
     group: 'run',
@@ -246,6 +266,11 @@ const CONFLICT_ROWS: readonly ConflictRow[] = [
       /, (?=[^,]*$)/,
       ' or ',
     ),
+  },
+  {
+    option: '--wait',
+    found: ({ wait, gdb }) => wait === true && gdb === undefined,
+    problem: 'waits for gdb; add --gdb PORT or --gdb SOCKET',
   },
   {
     option: '--guest',

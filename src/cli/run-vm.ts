@@ -126,6 +126,7 @@ async function runToEnd(
   connections.push(...connect(vm, request, consoleFile, events));
   const timer = request.timeoutMs === undefined ? undefined : setTimeout(() => stop('timeout'), request.timeoutMs);
   await vm.start();
+  sayGdb(vm, request);
   if (request.verbose === true)
     say(`the VM was started with the command line: ${printable(vm.report().kernel.cmdline)}`);
   const outcome = await vm.outcome;
@@ -138,6 +139,12 @@ async function runToEnd(
   if (isBrokenPipe(broken)) return SIGPIPE_STATUS;
   say(`the guest's output cannot be written (${broken.code ?? broken.message}); the VM was stopped`);
   return VM_FAILED;
+}
+
+function sayGdb({ gdbAddress }: Vm, { kernel, wait }: RunRequest): void {
+  if (gdbAddress === undefined) return;
+  const symbols = kernel === undefined ? 'the default guest has its vmlinux in the cache' : kernel;
+  say(`${wait === true ? 'waiting for gdb' : 'gdb can connect'}: target remote ${gdbAddress} (symbols: ${symbols})`);
 }
 
 function connect(

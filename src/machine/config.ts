@@ -5,6 +5,7 @@ import type { GuestMemory } from '../memory/guest-memory.js';
 import { ConfigError } from './config-error.js';
 import { integer, oneOf, text } from './config-words.js';
 import { deviceEntries, type DiskConfig, type NetConfig } from './device-config.js';
+import type { GdbConfig } from './gdb-server.js';
 import type { UserDeviceConfig } from './user-devices.js';
 
 export { ConfigError };
@@ -69,6 +70,8 @@ export interface VmConfig {
   readonly appendQuirkOptions?: boolean;
   /** Name → text: the report gets a time stamp of this name when the console first shows the text. */
   readonly milestones?: Readonly<Record<string, string>>;
+  /** Lets gdb connect. Whoever can, has the whole machine: on a shared host prefer a Unix socket to a port. */
+  readonly gdb?: GdbConfig;
   /** Stops the VM when it aborts. */
   readonly signal?: AbortSignal;
 }
@@ -126,6 +129,15 @@ const schema = v.strictObject({
   ),
   appendQuirkOptions: v.optional(v.boolean('must be true or false'), false),
   milestones: v.optional(v.record(v.string(), v.string('must be a text'), NAMED_TEXTS), {}),
+  gdb: v.optional(
+    v.strictObject({
+      listen: v.union(
+        [integer('the port', 0, 65535), v.pipe(text('the socket'), v.nonEmpty('a path is needed'))],
+        'must be a port from 0 to 65535, or the path of a socket',
+      ),
+      wait: v.optional(v.boolean('must be true or false')),
+    }),
+  ),
   signal: v.optional(v.custom<AbortSignal>((value) => value instanceof AbortSignal, 'must be an AbortSignal')),
 });
 

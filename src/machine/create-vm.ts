@@ -23,7 +23,8 @@ import { LOCK_WORDS } from '../vcpu/worker-protocol.js';
 import { closeBoardFds, createBoard, createBoardFds, legacyDevices, type Board, type BoardFds } from './board.js';
 import { completeConfig, type CompleteConfig, type VmConfig } from './config.js';
 import { connectConsoles, serialOverflow } from './consoles.js';
-import { hostQuirks } from './host-quirks.js';
+import { debugFacilities, hostQuirks } from './host-quirks.js';
+import type { GdbConfig, GdbServer } from './gdb-server.js';
 import { Marks } from './marks.js';
 import { checkInterrupts, loadUserDevices } from './user-devices.js';
 import { VcpuThread } from './vcpu-thread.js';
@@ -116,15 +117,29 @@ export async function createVm(config: VmConfig): Promise<Vm> {
     await threads[0]?.call('applyBootState', plan.entryState);
     const marks = new Marks();
     const consoles = connectConsoles(board, fds, complete, virtio.console, marks);
+    const gdb = complete.gdb && {
+      ...(await openGdb(complete.gdb, warner(complete))),
+      facilities: debugFacilities(system, quirks),
+    };
+    undo.push(() => gdb?.server.close());
     marks.set('created');
     const { cmdline } = request;
     const { signal } = complete;
     const parts = { kvm, memory, plan, cmdline, quirks, quirkOptions, board, fds, threads, statistics, assists, marks };
-    return new Vm({ ...parts, traces, consoles, resize: virtio.console, backs, deviceFailure, user, signal });
+    return new Vm({ ...parts, traces, consoles, resize: virtio.console, backs, deviceFailure, user, gdb, signal });
   } catch (error) {
     for (const step of undo.toReversed()) await step();
     throw error;
   }
+}
+
+/** Loaded only where it is wanted. */
+async function openGdb(
+  config: GdbConfig,
+  warn: (message: string) => void,
+): Promise<{ readonly server: GdbServer; readonly holds: boolean }> {
+  const { GdbServer } = await import('./gdb-server.js');
+  return { server: await GdbServer.listen(config, warn), holds: config.wait === true };
 }
 
 function bootRequest(config: CompleteConfig, words: readonly string[] = []): BootRequest {

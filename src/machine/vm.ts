@@ -8,6 +8,7 @@ import type { FieldRows } from '../devices/register-file.js';
 import { advise } from '../kvm/host-memory.js';
 import type { VmFd } from '../kvm/vm-fd.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
+import type { DebugFacilities } from '../vcpu/gdb/points.js';
 import type { VcpuCallArguments, VcpuCallName, VcpuCallResult } from '../vcpu/calls.js';
 import type { ExitStatistics } from '../vcpu/observe/statistics.js';
 import { TraceReader } from '../vcpu/observe/trace-reader.js';
@@ -17,8 +18,9 @@ import { deviceHandle, type DeviceHandle } from './device-handle.js';
 import type { CommandEnd } from './exec-channel.js';
 import { watchForHalt } from './halt-watch.js';
 import { judge, type Cause } from './judge.js';
+import type { GdbServer } from './gdb-server.js';
 import type { Marks } from './marks.js';
-import type { Outcome } from './outcome.js';
+import { exitStatus, type Outcome } from './outcome.js';
 import { reportVcpu, type VmReport } from './report.js';
 import type { UserDevice } from './user-devices.js';
 import type { VcpuEnd, VcpuThread } from './vcpu-thread.js';
@@ -52,6 +54,9 @@ export interface VmParts {
   /** By vCPU; undefined where nothing is traced. */
   readonly traces: readonly (SharedArrayBuffer | undefined)[];
   readonly marks: Marks;
+  /** The door for a debugger; `holds`: the machine does not start before one lets it. */
+  readonly gdb:
+    { readonly server: GdbServer; readonly holds: boolean; readonly facilities: DebugFacilities } | undefined;
   readonly signal: AbortSignal | undefined;
 }
 
@@ -101,11 +106,15 @@ export class Vm implements AsyncDisposable {
   #resolve: (outcome: Outcome) => void = () => undefined;
   #command: CommandEnd | undefined;
   #halt: { close(): void } | undefined;
+  /** A debugger has stopped the machine, or is waited for. */
+  #isHeld: boolean;
+  #started: () => void = () => undefined;
   readonly #closures: ClosureBack | undefined;
   readonly #abort = (): void => void this.#finish({ kind: 'stopped', by: 'abort' }, false);
 
   constructor(parts: VmParts) {
     this.#parts = parts;
+    this.#isHeld = parts.gdb?.holds === true;
     this.memory = parts.memory;
     const { main, serial, exec } = parts.consoles;
     this.console = { output: main.output, input: main.input };
@@ -126,8 +135,14 @@ export class Vm implements AsyncDisposable {
     for (const thread of parts.threads) void thread.ended.then((end) => this.#onVcpuEnd(end));
     void parts.deviceFailure.then((message) => this.#finish({ kind: 'device', message }, true));
     this.#followCommand();
+    this.#admitDebugger();
     parts.signal?.addEventListener('abort', this.#abort, { once: true });
     if (parts.signal?.aborted === true) this.#abort();
+  }
+
+  /** Where gdb's `target remote` finds the machine, when the configuration says that it may. */
+  get gdbAddress(): string | undefined {
+    return this.#parts.gdb?.server.address;
   }
 
   get state(): VmState {
@@ -138,7 +153,9 @@ export class Vm implements AsyncDisposable {
   async start(): Promise<void> {
     if (this.#state !== 'created') throw new Error(`start: the machine is ${this.#state}; it can be started once`);
     this.#parts.marks.set('firstRun');
-    this.#run();
+    if (this.#isHeld) this.#state = 'paused';
+    else this.#run();
+    this.#started();
   }
 
   /** Parks every vCPU between two instructions. Resolves when all are parked. @throws Error when it is not running */
@@ -150,8 +167,9 @@ export class Vm implements AsyncDisposable {
     await Promise.all(this.#parts.threads.map((thread) => thread.park()));
   }
 
-  /** Goes on after `pause`. @throws Error when it is not paused */
+  /** Goes on after `pause`. @throws Error when it is not paused, or is stopped by a debugger */
   async resume(): Promise<void> {
+    if (this.#isHeld) throw new Error('resume: a debugger has stopped the machine; let it continue there');
     if (this.#state !== 'paused') throw new Error(`resume: the machine is ${this.#state}, not paused`);
     // A kernel that never enabled kvmclock answers EINVAL, and has no watchdog to be told.
     await Promise.all(this.#parts.threads.map((thread) => thread.call('kvmclockCtrl').catch(() => undefined)));
@@ -214,6 +232,33 @@ export class Vm implements AsyncDisposable {
     this.#state = 'running';
     for (const thread of threads) thread.run();
     this.#halt = watchForHalt(threads, () => void this.#finish({ kind: 'halted' }, true));
+  }
+
+  #admitDebugger(): void {
+    const { gdb, threads, memory } = this.#parts;
+    if (gdb === undefined) return;
+    const started = new Promise<void>((resolve) => (this.#started = resolve));
+    gdb.server.serve({
+      threads,
+      memory,
+      facilities: gdb.facilities,
+      hold: async () => {
+        this.#isHeld = true;
+        if (this.#state === 'running') await this.pause();
+        else await Promise.all(threads.map((thread) => thread.park()));
+      },
+      release: async (indices) => {
+        const isAll = indices.length === threads.length;
+        if (!isAll) await started;
+        if (this.#state === 'created') this.#isHeld = false;
+        if (this.#state !== 'paused') return;
+        this.#isHeld = false;
+        if (isAll) return this.#run();
+        this.#state = 'running';
+        for (const index of indices) threads[index]?.run();
+      },
+      kill: () => void this.stop(),
+    });
   }
 
   #serveClosures(): ClosureBack | undefined {
@@ -286,6 +331,7 @@ export class Vm implements AsyncDisposable {
     }
     consoles.exec?.close();
     await Promise.all(this.#parts.backs.map((back) => back.close()));
+    await this.#parts.gdb?.server.close(exitStatus(outcome));
     this.#release();
     marks.set('ended');
     this.#state = 'ended';

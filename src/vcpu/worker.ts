@@ -8,6 +8,7 @@ import { VmFd } from '../kvm/vm-fd.js';
 import type { VcpuFd } from '../kvm/vcpu-fd.js';
 import { CONTROL, COMMAND, COMMAND_MASK, LIVENESS, type Liveness } from './control.js';
 import { VCPU_CALLS, type VcpuCallName } from './calls.js';
+import type { DebugEvent, Debugger } from './debugger.js';
 import { captureState } from './dump.js';
 import { assembleVcpu } from './assemble.js';
 import type { VcpuStop } from './stop.js';
@@ -30,7 +31,7 @@ const buses = await buildVcpuBuses(data.board, { until }, data.index);
 using vm = VmFd.adopt(data.vmFd);
 using fd = vm.createVcpu(data.index);
 const memory = GuestMemory.attach(data.memory);
-const { vcpu, assist } = assembleVcpu(fd, memory, buses, data);
+const { vcpu, assist, debug } = assembleVcpu(fd, memory, buses, data);
 tell({ type: 'ready', token: fd.becomeRunner(), threadId: threadId() });
 
 const stop = serve(vcpu, control);
@@ -57,8 +58,9 @@ function until(words: Int32Array<SharedArrayBuffer>, index: number, expected: nu
   return true;
 }
 
-/** Obeys the command word until a stop: parks, runs, answers probes. */
+/** Obeys the command word until a stop: parks, runs, answers probes, waits for the debugger. */
 function serve(vcpu: Vcpu, control: Int32Array): VcpuStop {
+  let failure: VcpuStop | undefined;
   for (;;) {
     const command = commandOf(control);
     if (command === COMMAND.STOP || command === COMMAND.STOP_AND_CAPTURE) return { kind: 'kicked' };
@@ -67,8 +69,17 @@ function serve(vcpu: Vcpu, control: Int32Array): VcpuStop {
       Atomics.add(control, CONTROL.PROBES, 1);
     }
     if (command === COMMAND.PARK) park(vcpu, control);
+    // The debugger has seen it, and lets the guest go on, which it cannot.
+    else if (failure !== undefined) return failure;
     else {
       const stop = vcpu.run();
+      const event = debug.claim(stop);
+      if (event === 'go-on') continue;
+      if (event !== undefined) {
+        if (event.kind === 'failed') failure = event.stop;
+        hold(event, control);
+        continue;
+      }
       if (stop.kind === 'pending') awaitStop(control);
       if (stop.kind !== 'kicked') return stop;
     }
@@ -101,6 +112,18 @@ function park(vcpu: Vcpu, control: Int32Array): void {
   }
 }
 
+/** Tells the debugger, and waits as if parked until another command comes. */
+function hold(event: DebugEvent, control: Int32Array): void {
+  const held = Atomics.load(control, CONTROL.COMMAND);
+  tell({ type: 'debug-stop', event, command: held });
+  for (;;) {
+    const doorbell = Atomics.load(control, CONTROL.DOORBELL);
+    for (let next = receive(); next !== undefined; next = receive()) answer(next);
+    if (Atomics.load(control, CONTROL.COMMAND) !== held) return;
+    Atomics.wait(control, CONTROL.DOORBELL, doorbell);
+  }
+}
+
 function commandOf(control: Int32Array): number {
   return Atomics.load(control, CONTROL.COMMAND) & COMMAND_MASK;
 }
@@ -115,8 +138,9 @@ function answer({ id, call, argument }: ToWorker): void {
       fd: VcpuFd,
       memory: GuestMemory,
       argument: unknown,
+      debug: Debugger,
     ) => unknown;
-    tell({ type: 'answer', id, value: serveCall(fd, memory, argument) });
+    tell({ type: 'answer', id, value: serveCall(fd, memory, argument, debug) });
   } catch (error) {
     tell({ type: 'answer', id, error: error instanceof Error ? error.message : String(error) });
   }

@@ -1,6 +1,11 @@
 // Where a host's KVM falls short of a processor: rows of symptom, probe, remedy and what Linux must be told.
 // Intel SDM vol. 2 (the instructions); Linux Documentation/admin-guide/kernel-parameters.txt (the options).
-import { KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP } from '../../kvm/abi.js';
+import {
+  KVM_GUESTDBG_ENABLE,
+  KVM_GUESTDBG_SINGLESTEP,
+  KVM_GUESTDBG_USE_HW_BP,
+  KVM_GUESTDBG_USE_SW_BP,
+} from '../../kvm/abi.js';
 import type { CpuidEntry } from '../../kvm/entries.js';
 import { MSR_LSTAR, MSR_STAR, MSR_SYSCALL_MASK } from '../../kvm/msr.js';
 import { hex } from '../disassemble.js';
@@ -33,8 +38,8 @@ export interface Quirk {
   readonly symptom: string;
   readonly remedy: string;
   readonly kernelOptions: readonly KernelOption[];
-  /** Whether a run needs to know; the others are for `check`. */
-  readonly inRun: boolean;
+  /** Who needs to know: every run, a run with a debugger, or only the reader of `check`. */
+  readonly neededBy: 'run' | 'debugger' | 'check';
   readonly probe: (guest: MicroGuest, presentSoFar: ReadonlySet<string>) => ProbeResult;
 }
 
@@ -52,6 +57,7 @@ export function probeCpuid(supported: readonly CpuidEntry[]): CpuidEntry[] {
 }
 
 const ASSISTED = 'the assist performs it';
+const NOPS = [0x90, 0x90, 0x90];
 
 /** A quirk of one instruction at CPL 0: present when KVM hands it back, absent when it ran or raised an exception. */
 function instruction(
@@ -66,7 +72,7 @@ function instruction(
     symptom: `${name} at CPL 0 ends the run: KVM_INTERNAL_ERROR_EMULATION`,
     remedy,
     kernelOptions,
-    inRun: true,
+    neededBy: 'run',
     probe: (guest) => emulationFails(guest, code, ['long']),
   };
 }
@@ -82,7 +88,7 @@ export const QUIRKS: readonly Quirk[] = [
     symptom: 'int3 at CPL 0 ends the run: KVM_INTERNAL_ERROR_EMULATION',
     remedy: 'the assist injects #BP with RIP after it; an int3 of a debugger goes to the debugger',
     kernelOptions: [],
-    inRun: true,
+    neededBy: 'run',
     probe: (guest) => emulationFails(guest, [0xcc], ['long']),
   },
   {
@@ -98,7 +104,7 @@ export const QUIRKS: readonly Quirk[] = [
       clear('erms', 'rep movsb and rep stosb move one byte a step there, the quadword forms eight'),
       clear('fsrm', 'rep movsb moves one byte a step there, a quadword copy eight'),
     ],
-    inRun: true,
+    neededBy: 'run',
     probe: (_guest, present) =>
       present.has('int3')
         ? { present: true, evidence: 'int3 came to the emulator' }
@@ -142,7 +148,7 @@ export const QUIRKS: readonly Quirk[] = [
     symptom: 'int n at CPL 0 in protected or long mode ends the run: KVM_INTERNAL_ERROR_EMULATION',
     remedy: 'the assist delivers the vector through the IDT',
     kernelOptions: [],
-    inRun: true,
+    neededBy: 'run',
     probe: (guest) => emulationFails(guest, [0xcd, 0x30], ['long', 'protected']),
   },
   {
@@ -150,7 +156,7 @@ export const QUIRKS: readonly Quirk[] = [
     symptom: 'syscall leaves CPL at 3, so that the fetch at LSTAR faults',
     remedy: 'a hardware breakpoint on the #PF handler, where the assist turns that fault into the entry',
     kernelOptions: [],
-    inRun: true,
+    neededBy: 'run',
     probe: probeSyscall,
   },
   {
@@ -158,7 +164,7 @@ export const QUIRKS: readonly Quirk[] = [
     symptom: 'int $0x80 at CPL 3 raises #UD in the guest',
     remedy: 'none; 64-bit programs, which use syscall',
     kernelOptions: [],
-    inRun: false,
+    neededBy: 'check',
     probe(guest) {
       const outcome = guest.attempt({ mode: 'long', cpl: 3, code: [0xcd, 0x80] });
       return { present: !isVector(outcome, 0x80), evidence: describe(outcome) };
@@ -169,34 +175,65 @@ export const QUIRKS: readonly Quirk[] = [
     symptom: 'the guest sees CPUID features of the machine that KVM_SET_CPUID2 withholds',
     remedy: 'clearcpuid= for the features that do not work, by their own rows',
     kernelOptions: [],
-    inRun: true,
+    neededBy: 'run',
     probe: probeCpuidMasking,
   },
   {
     id: 'hardware-breakpoint',
     symptom: 'hardware breakpoints of KVM_SET_GUEST_DEBUG are passed over at CPL 0',
-    remedy: 'none; the remedy for syscall needs them',
+    remedy: 'gdb: the guest is stepped from one to the next, very slowly; the remedy for syscall needs them',
     kernelOptions: [],
-    inRun: false,
-    probe(guest) {
-      const debugreg = [BigInt(MICRO_CODE + 1), 0n, 0n, 0n, 0n, 0n, 0n, 0x702n];
-      return debugExits(guest, 0, { control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, debugreg });
-    },
+    neededBy: 'debugger',
+    probe: (guest) => debugExits(guest, { cpl: 0, code: NOPS, ...debugRegister(MICRO_CODE + 1, 0) }),
+  },
+  {
+    id: 'user-hardware-breakpoint',
+    symptom: 'hardware breakpoints of KVM_SET_GUEST_DEBUG are passed over at CPL 3',
+    remedy: 'none; break in the kernel',
+    kernelOptions: [],
+    neededBy: 'check',
+    probe: (guest) => debugExits(guest, { cpl: 3, code: NOPS, ...debugRegister(MICRO_CODE + 1, 0) }),
+  },
+  {
+    id: 'watchpoint',
+    symptom: 'watchpoints of KVM_SET_GUEST_DEBUG are passed over at CPL 0',
+    remedy: 'gdb: where steps work the guest is stepped, very slowly; else set can-use-hw-watchpoints 0',
+    kernelOptions: [],
+    neededBy: 'debugger',
+    // movb $0x55,(%rsi); nop
+    probe: (guest) =>
+      debugExits(guest, { cpl: 0, code: [0xc6, 0x06, 0x55, 0x90], ...debugRegister(MICRO_DATA, 0b0001) }),
+  },
+  {
+    id: 'breakpoint-exit',
+    symptom: 'int3 at CPL 0 reaches the guest in spite of KVM_GUESTDBG_USE_SW_BP',
+    remedy: 'gdb: hardware breakpoints in their place, or the guest is stepped',
+    kernelOptions: [],
+    neededBy: 'debugger',
+    probe: (guest) => debugExits(guest, { cpl: 0, code: [0xcc], control: KVM_GUESTDBG_USE_SW_BP }),
+  },
+  {
+    id: 'user-breakpoint-exit',
+    symptom: 'int3 at CPL 3 reaches the guest in spite of KVM_GUESTDBG_USE_SW_BP',
+    remedy: 'none; break in the kernel',
+    kernelOptions: [],
+    neededBy: 'check',
+    probe: (guest) => debugExits(guest, { cpl: 3, code: [0xcc], control: KVM_GUESTDBG_USE_SW_BP }),
   },
   {
     id: 'user-single-step',
     symptom: 'KVM_GUESTDBG_SINGLESTEP at CPL 3 reaches the guest as #DB instead of making an exit',
-    remedy: 'none; step with breakpoints in the guest',
+    remedy: 'none; gdb refuses such a step',
     kernelOptions: [],
-    inRun: false,
-    probe: (guest) => debugExits(guest, 3, { control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP }),
+    neededBy: 'debugger',
+    probe: (guest) => debugExits(guest, { cpl: 3, code: NOPS, control: KVM_GUESTDBG_SINGLESTEP }),
   },
   {
     id: 'vmcall',
     symptom: 'vmcall at CPL 0 never completes',
     remedy: "CPUID offers none of KVM's features that use it; leave others (PTP clock) out of the guest kernel",
     kernelOptions: [],
-    inRun: true,
+    neededBy: 'run',
     probe(guest) {
       // KVM_HC_VAPIC_POLL_IRQ, which does nothing but return 0.
       const program = { mode: 'long', cpl: 0, code: [0x0f, 0x01, 0xc1], regs: { rax: 1n } } as const;
@@ -250,10 +287,27 @@ function probeCpuidMasking(guest: MicroGuest): ProbeResult {
   };
 }
 
-function debugExits(guest: MicroGuest, cpl: 0 | 3, debug: { control: number; debugreg?: bigint[] }): ProbeResult {
-  const outcome = guest.attempt({ mode: 'long', cpl, code: [0x90, 0x90, 0x90] }, () => guest.vcpu.setGuestDebug(debug));
+interface DebugProbe {
+  readonly cpl: 0 | 3;
+  readonly code: readonly number[];
+  /** KVM_GUESTDBG_*, without ENABLE. */
+  readonly control: number;
+  readonly debugreg?: readonly bigint[];
+}
+
+/** Absent where the exit comes, be it as an instruction that the debugger must recognize by itself. */
+function debugExits(guest: MicroGuest, { cpl, code, control, debugreg = [] }: DebugProbe): ProbeResult {
+  const outcome = guest.attempt({ mode: 'long', cpl, code }, () =>
+    guest.vcpu.setGuestDebug({ control: KVM_GUESTDBG_ENABLE | control, debugreg }),
+  );
   guest.vcpu.setGuestDebug({ control: 0 });
-  return { present: outcome.kind !== 'debug', evidence: describe(outcome) };
+  return { present: outcome.kind !== 'debug' && outcome.kind !== 'emulation-failure', evidence: describe(outcome) };
+}
+
+/** @param kind R/W and LEN of DR7 */
+function debugRegister(address: number, kind: number): Pick<DebugProbe, 'control' | 'debugreg'> {
+  const dr7 = 0x702n | (BigInt(kind) << 16n);
+  return { control: KVM_GUESTDBG_USE_HW_BP, debugreg: [BigInt(address), 0n, 0n, 0n, 0n, 0n, 0n, dr7] };
 }
 
 function isVector(outcome: MicroOutcome, vector: number): boolean {
