@@ -71,6 +71,8 @@ export class GdbServer {
   }
 
   async #accept(socket: Socket): Promise<void> {
+    // One that has gone may still be letting the guest go.
+    if (this.#connection?.isOpen === false) await this.#connection.ended;
     if (this.#connection !== undefined || this.#isClosed) {
       socket.destroy();
       return;
@@ -79,7 +81,7 @@ export class GdbServer {
     this.#connection = connection;
     if (this.#machine !== undefined) connection.begin(this.#machine);
     await connection.ended;
-    this.#connection = undefined;
+    if (this.#connection === connection) this.#connection = undefined;
   }
 }
 
@@ -117,6 +119,10 @@ class Connection {
       this.#session = new GdbSession(target);
       void this.#serve();
     });
+  }
+
+  get isOpen(): boolean {
+    return !this.socket.destroyed && !this.socket.writableEnded && !this.socket.readableEnded;
   }
 
   async end(status: number | undefined): Promise<void> {
