@@ -3,6 +3,7 @@ export { createVm } from './machine/create-vm.js';
 export type { Vm, VcpuHandle, VmState } from './machine/vm.js';
 export { ConfigError, type ExecRequest, type VmConfig } from './machine/config.js';
 export { exitStatus, type FailureKind, type Outcome } from './machine/outcome.js';
+export { formatDiagnosis, type Diagnosis } from './machine/doctor/diagnosis.js';
 export type { GdbConfig } from './machine/gdb-server.js';
 export type { VmReport } from './machine/report.js';
 export type { DeviceHandle } from './machine/device-handle.js';

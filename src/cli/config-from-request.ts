@@ -71,6 +71,7 @@ export function vmConfig(request: RunRequest, surroundings: Surroundings): VmCon
     ...(request.firmware === undefined ? {} : { firmware: request.firmware }),
     ...(request.mergeable === undefined ? {} : { mergeable: request.mergeable }),
     ...(request.hugePages === undefined ? {} : { hugePages: request.hugePages }),
+    ...(request.symbols === undefined ? {} : { symbols: request.symbols }),
     ...(request.gdb === undefined ? {} : { gdb: { listen: request.gdb, wait: request.wait ?? false } }),
     ...(request.command === undefined ? {} : { exec: { argv: request.command } }),
   };
@@ -92,4 +93,5 @@ export const OPTION_OF_FIELD: Readonly<Record<string, string>> = {
   entropy: '--entropy',
   exec: 'COMMAND',
   gdb: '--gdb',
+  symbols: '--symbols',
 };

@@ -29,6 +29,7 @@ export interface RunRequest {
   readonly nets?: readonly NetConfig[];
   readonly entropy?: boolean;
   readonly report?: string;
+  readonly symbols?: string;
   readonly timeoutMs?: number;
   readonly mergeable?: boolean;
   readonly hugePages?: boolean;
@@ -215,6 +216,12 @@ export const OPTION_ROWS: readonly OptionRow[] = [
     help: 'with --gdb: do not start before gdb says so',
     group: 'run',
     parse: () => ({ wait: true }),
+  },
+  {
+    flags: '--symbols <FILE>',
+    help: "the kernel's symbols for reports of failures: an ELF file or a System.map (default: the kernel's own)",
+    group: 'run',
+    parse: (value) => ({ symbols: nonEmpty('--symbols', 'a file', value) }),
   },
   {
     flags: '--verbose',

@@ -2,13 +2,14 @@
 // Our own; statuses as in the README: 0, COMMAND's, debug-exit, 2, 124, 125, 128+n.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ImageFormat } from '../boot/request.js';
+import type { Diagnosis } from '../machine/doctor/diagnosis.js';
 import { ConfigError, type VmConfig } from '../machine/config.js';
 import { createVm } from '../machine/create-vm.js';
 import type { Vm } from '../machine/vm.js';
 import { exitStatus, type Outcome } from '../machine/outcome.js';
 import { openConsoleFile } from './console-file.js';
 import { OPTION_OF_FIELD, vmConfig } from './config-from-request.js';
-import { sayFailure } from './failure.js';
+import { sayDiagnosis, sayFailure, sayStall } from './failure.js';
 import { prepareDefaultGuest } from './default-guest.js';
 import {
   connectCommandInput,
@@ -29,6 +30,8 @@ import { UsageError } from './usage-error.js';
 const END_DEADLINE_MS = 1500;
 /** How long output may take to be written after such an end. */
 const FLUSH_DEADLINE_MS = 300;
+/** How long a guest may be looked at that is to be stopped. */
+const DIAGNOSIS_DEADLINE_MS = 1000;
 /** Statuses beside those of an outcome. */
 const VM_FAILED = 125;
 const SIGPIPE_STATUS = signalStatus('SIGPIPE');
@@ -47,6 +50,7 @@ export async function runVm(request: RunRequest): Promise<RunEnd> {
   let signal: EndingSignal | undefined;
   let crashed = false;
   let vm: Vm | undefined;
+  let stalled: Diagnosis | undefined;
   // No thread that hangs may keep the process: a signal ends all of them.
   const endWithin = (deadline: number, last: NodeJS.Signals): void => {
     abort.abort();
@@ -72,11 +76,20 @@ export async function runVm(request: RunRequest): Promise<RunEnd> {
     const guest = request.kernel === undefined ? await prepareDefaultGuest(request, abort.signal) : undefined;
     const size = process.stdin.isTTY && request.command === undefined ? terminalSize() : undefined;
     const onWarning = (message: string): void => say(printable(message));
-    vm = await create({ ...vmConfig(request, { guest, terminalSize: size }), onWarning, signal: abort.signal });
+    const onStall = (diagnosis: Diagnosis): void => {
+      stalled = diagnosis;
+      void sayStall(diagnosis);
+    };
+    vm = await create({
+      ...vmConfig(request, { guest, terminalSize: size }),
+      onWarning,
+      onStall,
+      signal: abort.signal,
+    });
     suggestQuirkOptions(vm, request);
     const status = await runToEnd(vm, request, consoleFile, connections);
-    if (signal !== undefined) return writeReport(report, vm, { signal, status: signalStatus(signal) });
-    return writeReport(report, vm, { status: crashed ? VM_FAILED : status });
+    if (signal !== undefined) return writeReport(report, vm, stalled, { signal, status: signalStatus(signal) });
+    return writeReport(report, vm, stalled, { status: crashed ? VM_FAILED : status });
   } catch (error) {
     // What was going on was given up because of the signal.
     if (signal !== undefined) return { signal, status: signalStatus(signal) };
@@ -124,7 +137,10 @@ async function runToEnd(
     },
   };
   connections.push(...connect(vm, request, consoleFile, events));
-  const timer = request.timeoutMs === undefined ? undefined : setTimeout(() => stop('timeout'), request.timeoutMs);
+  const timer =
+    request.timeoutMs === undefined
+      ? undefined
+      : setTimeout(() => void diagnoseInTime(vm, request).finally(() => stop('timeout')), request.timeoutMs);
   await vm.start();
   sayGdb(vm, request);
   if (request.verbose === true)
@@ -139,6 +155,12 @@ async function runToEnd(
   if (isBrokenPipe(broken)) return SIGPIPE_STATUS;
   say(`the guest's output cannot be written (${broken.code ?? broken.message}); the VM was stopped`);
   return VM_FAILED;
+}
+
+/** What the guest was at when its time was over. It has had its time: the look at it is short. */
+async function diagnoseInTime(vm: Vm, { verbose }: RunRequest): Promise<void> {
+  const diagnosis = await Promise.race([vm.diagnose(), sleep(DIAGNOSIS_DEADLINE_MS)]).catch(() => undefined);
+  if (diagnosis !== undefined && verbose === true) await sayDiagnosis(diagnosis);
 }
 
 function sayGdb({ gdbAddress }: Vm, { kernel, wait }: RunRequest): void {
@@ -199,9 +221,9 @@ function suggestQuirkOptions(vm: Vm, request: RunRequest): void {
   say(`a Linux kernel may need these options on this host (see microvisor check): --append '${missing.join(' ')}'`);
 }
 
-function writeReport(report: ReportFile | undefined, vm: Vm, end: RunEnd): RunEnd {
+function writeReport(report: ReportFile | undefined, vm: Vm, stalled: Diagnosis | undefined, end: RunEnd): RunEnd {
   try {
-    report?.write({ ...end, ...vm.report() });
+    report?.write({ ...end, ...vm.report(), ...(stalled === undefined ? {} : { stalled }) });
     return end;
   } catch (error) {
     say(`the report was not written: ${describeError(error)}`);

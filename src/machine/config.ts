@@ -5,6 +5,7 @@ import type { GuestMemory } from '../memory/guest-memory.js';
 import { ConfigError } from './config-error.js';
 import { integer, oneOf, text } from './config-words.js';
 import { deviceEntries, type DiskConfig, type NetConfig } from './device-config.js';
+import type { Diagnosis } from './doctor/diagnosis.js';
 import type { GdbConfig } from './gdb-server.js';
 import type { UserDeviceConfig } from './user-devices.js';
 
@@ -70,6 +71,12 @@ export interface VmConfig {
   readonly appendQuirkOptions?: boolean;
   /** Name → text: the report gets a time stamp of this name when the console first shows the text. */
   readonly milestones?: Readonly<Record<string, string>>;
+  /** Called once when the guest makes no progress for a while during its boot, with what the boot doctor says of it. */
+  readonly onStall?: (diagnosis: Diagnosis) => void;
+  /** Milliseconds after which that is so, 100 to 3600000; default 10 s, and a minute where KVM emulates kernel code. */
+  readonly stallAfterMs?: number;
+  /** ELF file or System.map with the kernel's symbols, for diagnoses; default: those in the kernel itself. */
+  readonly symbols?: string;
   /** Lets gdb connect. Whoever can, has the whole machine: on a shared host prefer a Unix socket to a port. */
   readonly gdb?: GdbConfig;
   /** Stops the VM when it aborts. */
@@ -129,6 +136,11 @@ const schema = v.strictObject({
   ),
   appendQuirkOptions: v.optional(v.boolean('must be true or false'), false),
   milestones: v.optional(v.record(v.string(), v.string('must be a text'), NAMED_TEXTS), {}),
+  onStall: v.optional(
+    v.custom<(diagnosis: Diagnosis) => void>((value) => typeof value === 'function', 'must be a function'),
+  ),
+  stallAfterMs: v.optional(integer('the time in milliseconds', 100, 3_600_000)),
+  symbols: v.optional(v.pipe(text('the symbols'), v.nonEmpty('a path is needed'))),
   gdb: v.optional(
     v.strictObject({
       listen: v.union(

@@ -1,12 +1,14 @@
 // Puts a machine together from its configuration: checks, VM, memory, devices, vCPU threads, and the loaded image.
 // The only place that knows all parts. KVM API 4.2, 4.24, 4.35, 4.36, 4.40, 4.71 in the order that KVM wants.
 import { checkBoot, loadImage } from '../boot/load-image.js';
+import type { FileSource } from '../boot/image-file.js';
 import type { BootRequest } from '../boot/request.js';
 import { randomBytes } from '../devices/backend/random-source.js';
 import type { VirtioDevice } from '../devices/virtio/device.js';
 import { MmioBack } from '../devices/virtio/mmio-back.js';
 import { QUEUE_NOTIFY } from '../devices/virtio/mmio-front.js';
 import { limitWarnings } from '../devices/warning.js';
+import { readSymbols } from '../boot/symbols.js';
 import { EventFdIrqLine } from '../devices/irq-line.js';
 import { KVM_PIT_SPEAKER_DUMMY } from '../kvm/abi.js';
 import { advise } from '../kvm/host-memory.js';
@@ -24,6 +26,7 @@ import { closeBoardFds, createBoard, createBoardFds, legacyDevices, type Board, 
 import { completeConfig, type CompleteConfig, type VmConfig } from './config.js';
 import { connectConsoles, serialOverflow } from './consoles.js';
 import { debugFacilities, hostQuirks } from './host-quirks.js';
+import type { DoctorSources } from './doctor/examine.js';
 import type { GdbConfig, GdbServer } from './gdb-server.js';
 import { Marks } from './marks.js';
 import { checkInterrupts, loadUserDevices } from './user-devices.js';
@@ -44,6 +47,7 @@ export async function createVm(config: VmConfig): Promise<Vm> {
   const complete = completeConfig(config);
   const bytes = complete.memoryMiB * MIB;
   checkBoot(bytes, bootRequest(complete));
+  if (complete.symbols !== undefined) readSymbols({ path: complete.symbols });
   const user = await loadUserDevices(complete.devices, ramRanges(bytes));
   using system = System.open();
   const probed = hostQuirks(system);
@@ -122,15 +126,48 @@ export async function createVm(config: VmConfig): Promise<Vm> {
       facilities: debugFacilities(system, quirks),
     };
     undo.push(() => gdb?.server.close());
+    const sources = doctorSources(complete);
+    const stall = complete.onStall && { afterMs: stallAfter(complete, quirks), onStall: complete.onStall };
     marks.set('created');
     const { cmdline } = request;
     const { signal } = complete;
     const parts = { kvm, memory, plan, cmdline, quirks, quirkOptions, board, fds, threads, statistics, assists, marks };
-    return new Vm({ ...parts, traces, consoles, resize: virtio.console, backs, deviceFailure, user, gdb, signal });
+    return new Vm({
+      ...parts,
+      traces,
+      consoles,
+      resize: virtio.console,
+      backs,
+      deviceFailure,
+      user,
+      gdb,
+      sources,
+      stall,
+      signal,
+    });
   } catch (error) {
     for (const step of undo.toReversed()) await step();
     throw error;
   }
+}
+
+function sourceOf(file: string | { readonly name: string; readonly bytes: Uint8Array }): FileSource {
+  return typeof file === 'string' ? { path: file } : file;
+}
+
+function doctorSources({ kernel, initrd, symbols }: CompleteConfig): DoctorSources {
+  return {
+    kernel: sourceOf(kernel),
+    initrd: initrd === undefined ? undefined : { path: initrd },
+    symbols: symbols === undefined ? undefined : { path: symbols },
+  };
+}
+
+const STALL_MS = 10_000;
+
+/** Where kernel code is emulated, a kernel clears its memory for as long as others boot. */
+function stallAfter({ stallAfterMs }: CompleteConfig, quirks: readonly string[]): number {
+  return stallAfterMs ?? (quirks.includes('kernel-emulated') ? 6 * STALL_MS : STALL_MS);
 }
 
 /** Loaded only where it is wanted. */
@@ -146,7 +183,7 @@ function bootRequest(config: CompleteConfig, words: readonly string[] = []): Boo
   const { kernel, initrd, entry, load, cpus, firmware } = config;
   const added = [...words, config.exec === undefined ? '' : 'microvisor.exec=ttyS1'];
   return {
-    kernel: typeof kernel === 'string' ? { path: kernel } : kernel,
+    kernel: sourceOf(kernel),
     initrd: initrd === undefined ? undefined : { path: initrd },
     cmdline: withWords(config.cmdline, added),
     entry,

@@ -14,6 +14,8 @@ import type { ExitStatistics } from '../vcpu/observe/statistics.js';
 import { TraceReader } from '../vcpu/observe/trace-reader.js';
 import { closeBoardFds, CLOSURE_BELL, type Board, type BoardFds } from './board.js';
 import { allConsoles, panicLine, type Consoles } from './consoles.js';
+import type { Diagnosis } from './doctor/diagnosis.js';
+import type { DoctorSources } from './doctor/examine.js';
 import { deviceHandle, type DeviceHandle } from './device-handle.js';
 import type { CommandEnd } from './exec-channel.js';
 import { watchForHalt } from './halt-watch.js';
@@ -22,8 +24,10 @@ import type { GdbServer } from './gdb-server.js';
 import type { Marks } from './marks.js';
 import { exitStatus, type Outcome } from './outcome.js';
 import { reportVcpu, type VmReport } from './report.js';
+import type { StallOptions } from './stall-watch.js';
 import type { UserDevice } from './user-devices.js';
 import type { VcpuEnd, VcpuThread } from './vcpu-thread.js';
+import { diagnosed, diagnoseStanding, watchBoot } from './vm-doctor.js';
 
 /** After its command's end the guest has so long to switch itself off. */
 const POWER_OFF_GRACE_MS = 2000;
@@ -54,6 +58,9 @@ export interface VmParts {
   /** By vCPU; undefined where nothing is traced. */
   readonly traces: readonly (SharedArrayBuffer | undefined)[];
   readonly marks: Marks;
+  readonly sources: DoctorSources;
+  /** Undefined when nobody wants to know. */
+  readonly stall: StallOptions | undefined;
   /** The door for a debugger; `holds`: the machine does not start before one lets it. */
   readonly gdb:
     { readonly server: GdbServer; readonly holds: boolean; readonly facilities: DebugFacilities } | undefined;
@@ -106,6 +113,7 @@ export class Vm implements AsyncDisposable {
   #resolve: (outcome: Outcome) => void = () => undefined;
   #command: CommandEnd | undefined;
   #halt: { close(): void } | undefined;
+  #stall: { close(): void } | undefined;
   /** A debugger has stopped the machine, or is waited for. */
   #isHeld: boolean;
   #started: () => void = () => undefined;
@@ -156,6 +164,9 @@ export class Vm implements AsyncDisposable {
     if (this.#isHeld) this.#state = 'paused';
     else this.#run();
     this.#started();
+    this.#stall = watchBoot(this.#parts, () =>
+      this.#state === 'running' ? this.diagnose() : Promise.reject(new Error('the machine is not running')),
+    );
   }
 
   /** Parks every vCPU between two instructions. Resolves when all are parked. @throws Error when it is not running */
@@ -193,6 +204,24 @@ export class Vm implements AsyncDisposable {
     if (this.#parts.resize === undefined)
       throw new Error("the machine has no virtio console; create it with console: 'virtio'");
     if (this.#state !== 'ended') this.#parts.resize.resize(columns, rows);
+  }
+
+  /**
+   * What the boot doctor says about the machine as it is now. A running guest stands still for it, for some milliseconds.
+   * @throws Error when the machine has ended and its outcome has no diagnosis
+   */
+  async diagnose(): Promise<Diagnosis> {
+    if (this.#state === 'ending' || this.#state === 'ended') {
+      const outcome = await this.outcome;
+      if (outcome.kind === 'failed' && outcome.diagnosis !== undefined) return outcome.diagnosis;
+      throw new Error(`diagnose: the machine has ended (${outcome.kind}); there is nothing to look at`);
+    }
+    const wasRunning = this.#state === 'running';
+    await this.pause();
+    const vcpus = await Promise.all(this.#parts.threads.map((thread) => thread.call('captureState')));
+    const diagnosis = await diagnoseStanding(this.#parts, vcpus);
+    if (wasRunning && this.state === 'paused' && !this.#isHeld) await this.resume();
+    return diagnosis;
   }
 
   /** What has been measured so far; complete once the machine has ended. */
@@ -306,6 +335,7 @@ export class Vm implements AsyncDisposable {
     const { threads, consoles, marks, signal } = this.#parts;
     const ports = [...allConsoles(consoles).map(({ port }) => port), consoles.com2];
     this.#halt?.close();
+    this.#stall?.close();
     this.#closures?.close();
     signal?.removeEventListener('abort', this.#abort);
     // A panic's line may still wait in the ring when the machine's reset is already here.
@@ -318,13 +348,14 @@ export class Vm implements AsyncDisposable {
     for (const port of ports) port.close();
     // The command's end may have come with the last bytes; its promise settles before the next line goes on.
     await Promise.resolve();
-    const outcome = judge({
+    const judged = judge({
       cause,
       ends,
       panic: panicLine(consoles),
       wantsCommand: consoles.exec !== undefined,
       command: this.#command,
     });
+    const outcome = await diagnosed(this.#parts, judged, ends);
     for (const { output, input } of allConsoles(consoles)) {
       output.end();
       input.destroy();

@@ -125,6 +125,14 @@ export class ExitStatistics {
     return this.#cells[TOTALS_AT + ENTRIES] as number;
   }
 
+  /** How many different reasons, ports and addresses there were. Cheap: some thousand loads. */
+  get kinds(): number {
+    const cells = this.#cells;
+    let kinds = 0;
+    for (let cell = 0; cell <= OVERFLOW; cell++) if ((cells[cell * 2] as number) > 0) kinds++;
+    return kinds;
+  }
+
   report(): ExitReport {
     const cells = this.#cells;
     const cell = (index: number): ExitCount => ({

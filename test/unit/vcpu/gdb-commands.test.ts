@@ -1,6 +1,6 @@
 // The packets of the GDB remote serial protocol against a machine that is made up: replies, and every bad packet.
 // GDB manual, appendix "Remote Serial Protocol", Packets; "Target Descriptions".
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Regs, Sregs } from '../../../src/kvm/registers.js';
 import { GdbSession } from '../../../src/vcpu/gdb/commands.js';

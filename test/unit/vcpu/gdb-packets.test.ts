@@ -1,6 +1,6 @@
 // Framing of the GDB remote serial protocol, against bytes in any pieces and of any kind.
 // GDB manual, appendix "Remote Serial Protocol", Overview.
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { frame, PACKET_MAX, PacketReader, type GdbInput } from '../../../src/vcpu/gdb/packets.js';
 
@@ -22,7 +22,7 @@ describe('packets', () => {
 
   it('"the escaped character is transmitted XORed with 0x20"', () => {
     expect(read('$X}\x03#d8')).toEqual([{ kind: 'packet', data: 'X#' }]);
-    expect(frame('#$}*').toString('latin1')).toMatch(/^\$\}\x03\}\x04\}\]\}\n#[0-9a-f]{2}$/);
+    expect(frame('#$}*').toString('latin1').slice(0, -2)).toBe('$}\x03}\x04}]}\n#');
   });
 
   it('any data comes back as it was, in whatever pieces it comes', () => {
