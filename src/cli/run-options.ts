@@ -30,6 +30,7 @@ export interface RunRequest {
   readonly entropy?: boolean;
   readonly report?: string;
   readonly symbols?: string;
+  readonly trace?: string;
   readonly timeoutMs?: number;
   readonly mergeable?: boolean;
   readonly hugePages?: boolean;
@@ -216,6 +217,12 @@ export const OPTION_ROWS: readonly OptionRow[] = [
     help: 'with --gdb: do not start before gdb says so',
     group: 'run',
     parse: () => ({ wait: true }),
+  },
+  {
+    flags: '--trace <FILE>',
+    help: 'record every exit there, for microvisor trace FILE; it costs each exit a little',
+    group: 'run',
+    parse: (value) => ({ trace: nonEmpty('--trace', 'a file', value) }),
   },
   {
     flags: '--symbols <FILE>',

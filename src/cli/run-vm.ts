@@ -23,6 +23,7 @@ import { openReportFile, type ReportFile } from './report-file.js';
 import type { RunRequest } from './run-options.js';
 import { describeError, printable, say } from './sentence.js';
 import { dieOf, signalStatus, watchSignals, type EndingSignal } from './signals.js';
+import { openOutput } from './trace-output.js';
 import { terminalSize, watchTerminalSize } from './terminal.js';
 import { UsageError } from './usage-error.js';
 
@@ -44,6 +45,7 @@ export type RunEnd = { readonly status: number } | { readonly signal: EndingSign
 
 export async function runVm(request: RunRequest): Promise<RunEnd> {
   const report = request.report === undefined ? undefined : openReportFile(request.report);
+  const traceFd = request.trace === undefined ? undefined : openOutput('--trace', request.trace);
   const consoleFile = request.console?.kind === 'file' ? openConsoleFile(request.console.path) : undefined;
   const abort = new AbortController();
   const connections: Connection[] = [];
@@ -87,7 +89,9 @@ export async function runVm(request: RunRequest): Promise<RunEnd> {
       signal: abort.signal,
     });
     suggestQuirkOptions(vm, request);
+    const recording = traceFd === undefined ? undefined : await startRecording(vm, traceFd, request);
     const status = await runToEnd(vm, request, consoleFile, connections);
+    recording?.();
     if (signal !== undefined) return writeReport(report, vm, stalled, { signal, status: signalStatus(signal) });
     return writeReport(report, vm, stalled, { status: crashed ? VM_FAILED : status });
   } catch (error) {
@@ -155,6 +159,30 @@ async function runToEnd(
   if (isBrokenPipe(broken)) return SIGPIPE_STATUS;
   say(`the guest's output cannot be written (${broken.code ?? broken.message}); the VM was stopped`);
   return VM_FAILED;
+}
+
+/** @returns what ends it and says what was recorded */
+async function startRecording(vm: Vm, fd: number, request: RunRequest): Promise<() => void> {
+  const { recordTrace } = await import('../machine/trace/trace-recorder.js');
+  const recorder = recordTrace(
+    fd,
+    vm.vcpus.flatMap(({ trace }) => trace ?? []),
+    {
+      kernel: request.kernel ?? 'the default guest',
+      cmdline: vm.report().kernel.cmdline,
+      cpus: vm.vcpus.length,
+      devices: vm.deviceMap(),
+    },
+  );
+  return () => {
+    try {
+      const { exits, lost } = recorder.finish();
+      const gone = lost > 0 ? `; ${lost} more came too fast and were lost` : '';
+      if (request.verbose === true || lost > 0) say(`${exits} exits were recorded in ${request.trace ?? ''}${gone}`);
+    } catch (error) {
+      say(`the trace is not whole: ${describeError(error)}`);
+    }
+  };
 }
 
 /** What the guest was at when its time was over. It has had its time: the look at it is short. */

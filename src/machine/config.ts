@@ -47,8 +47,11 @@ export interface VmConfig {
   readonly mergeable?: boolean;
   /** Asks the host for huge pages under guest RAM (MADV_HUGEPAGE); default false. */
   readonly hugePages?: boolean;
-  /** Each vCPU keeps its last exits, to be read live as `Vm.vcpus[i].trace`. Default false: nothing is traced. */
-  readonly trace?: boolean;
+  /**
+   * Each vCPU keeps its last exits, to be read live as `Vm.vcpus[i].trace`: as many as this says, a power of two from 2
+   * to 2^20, or 4096 for true. Default false: nothing is traced.
+   */
+  readonly trace?: boolean | number;
   /** What COM1 does when nobody reads its output: `drop` loses and counts bytes, `wait` stalls the guest; default `drop`. */
   readonly consoleOverflow?: 'drop' | 'wait';
   /** Runs this in the default guest, on COM2. */
@@ -83,6 +86,7 @@ export interface VmConfig {
   readonly signal?: AbortSignal;
 }
 
+const TRACE_FORM = 'must be true, false, or a power of two from 2 to 2^20';
 const NAMED_TEXTS = 'must be an object that gives each name a text';
 
 /** Limits that the command line and the library share. */
@@ -105,7 +109,19 @@ const schema = v.strictObject({
   firmware: v.optional(oneOf(['mptable', 'acpi', 'both']), 'both'),
   mergeable: v.optional(v.boolean('must be true or false'), false),
   hugePages: v.optional(v.boolean('must be true or false'), false),
-  trace: v.optional(v.boolean('must be true or false'), false),
+  trace: v.optional(
+    v.union(
+      [
+        v.boolean(),
+        v.pipe(
+          v.number(),
+          v.check((value) => Number.isInteger(Math.log2(value)) && value >= 2 && value <= 2 ** 20, TRACE_FORM),
+        ),
+      ],
+      TRACE_FORM,
+    ),
+    false,
+  ),
   consoleOverflow: v.optional(oneOf(['drop', 'wait']), 'drop'),
   exec: v.optional(
     v.strictObject({

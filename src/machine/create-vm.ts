@@ -93,7 +93,7 @@ export async function createVm(config: VmConfig): Promise<Vm> {
 
     const statistics = each(complete.cpus, () => new ExitStatistics(ExitStatistics.allocate()));
     const assists = each(complete.cpus, () => allocateAssistCounters());
-    const traces = each(complete.cpus, () => (complete.trace ? allocateTrace() : undefined));
+    const traces = each(complete.cpus, () => traceRing(complete));
     const shared = {
       cpus: complete.cpus,
       supportedCpuid: system.supportedCpuid(),
@@ -161,6 +161,11 @@ function doctorSources({ kernel, initrd, symbols }: CompleteConfig): DoctorSourc
     initrd: initrd === undefined ? undefined : { path: initrd },
     symbols: symbols === undefined ? undefined : { path: symbols },
   };
+}
+
+function traceRing({ trace }: CompleteConfig): SharedArrayBuffer | undefined {
+  if (trace === false) return undefined;
+  return trace === true ? allocateTrace() : allocateTrace(trace);
 }
 
 const STALL_MS = 10_000;

@@ -25,6 +25,7 @@ import type { Marks } from './marks.js';
 import { exitStatus, type Outcome } from './outcome.js';
 import { reportVcpu, type VmReport } from './report.js';
 import type { StallOptions } from './stall-watch.js';
+import type { TraceDevice } from './trace/trace-format.js';
 import type { UserDevice } from './user-devices.js';
 import type { VcpuEnd, VcpuThread } from './vcpu-thread.js';
 import { diagnosed, diagnoseStanding, watchBoot } from './vm-doctor.js';
@@ -239,6 +240,14 @@ export class Vm implements AsyncDisposable {
       virtio: backs.map((back) => back.report()),
       consoleLost: { port: port.lostBytes, reader: output.dropped },
     };
+  }
+
+  /** Where this machine's devices lie, in ascending order, ports before MMIO. */
+  deviceMap(): readonly TraceDevice[] {
+    const { pio, mmio } = this.#parts.board;
+    const rows = (space: 'port' | 'mmio', { handlers }: Board['pio']) =>
+      handlers.map(({ base, length, name }) => ({ space, base, length, name }));
+    return [...rows('port', pio), ...rows('mmio', mmio)];
   }
 
   /**

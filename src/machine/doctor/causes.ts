@@ -167,6 +167,7 @@ export const CAUSES: readonly CauseRow[] = [
   },
   {
     id: 'triple-fault',
+    isGeneral: true,
     find(evidence) {
       const state = culprit(evidence);
       if (!failed(evidence, 'triple-fault') || state === undefined) return undefined;
@@ -249,6 +250,7 @@ export const CAUSES: readonly CauseRow[] = [
   },
   {
     id: 'halted-interrupts-off',
+    isGeneral: true,
     find: (evidence) =>
       failed(evidence, 'all-cpus-halted')
         ? {
@@ -260,6 +262,7 @@ export const CAUSES: readonly CauseRow[] = [
   },
   {
     id: 'spinning-interrupts-off',
+    isGeneral: true,
     find(evidence) {
       const state = boot(evidence);
       if (!isStandingStill(evidence) || state === undefined || state.cpl === 3 || flag(state, RFLAGS_IF))
@@ -272,6 +275,7 @@ export const CAUSES: readonly CauseRow[] = [
   },
   {
     id: 'idle',
+    isGeneral: true,
     find(evidence) {
       const state = boot(evidence);
       if (!isStandingStill(evidence) || state === undefined || state.mpState !== MP_HALTED || !flag(state, RFLAGS_IF))
@@ -285,6 +289,7 @@ export const CAUSES: readonly CauseRow[] = [
   },
   {
     id: 'spinning',
+    isGeneral: true,
     find(evidence) {
       const state = boot(evidence);
       if (!isStandingStill(evidence) || state === undefined || state.mpState !== MP_RUNNABLE) return undefined;

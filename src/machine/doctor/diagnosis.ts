@@ -77,10 +77,13 @@ export function diagnose(evidence: DoctorEvidence, sources: DiagnosisSources): D
 }
 
 export function causesOf(evidence: DoctorEvidence): NamedCause[] {
-  return CAUSES.flatMap(({ id, find }) => {
+  const found = CAUSES.flatMap(({ id, isGeneral = false, find }) => {
     const finding = find(evidence);
-    return finding === undefined ? [] : [{ id, ...finding }];
-  }).slice(0, CAUSES_MAX);
+    return finding === undefined ? [] : [{ isGeneral, cause: { id, ...finding } }];
+  });
+  const telling = found.filter(({ isGeneral }) => !isGeneral);
+  // Of those that only name a symptom the first does.
+  return (telling.length > 0 ? telling : found.slice(0, 1)).map(({ cause }) => cause).slice(0, CAUSES_MAX);
 }
 
 /** An exit in a few words: `KVM_EXIT_IO out 0x3f8 (COM1) = 0x41`. */

@@ -61,6 +61,8 @@ export interface Finding {
 
 export interface CauseRow {
   readonly id: string;
+  /** It names a symptom more than a cause: of no interest where another row fits. */
+  readonly isGeneral?: true;
   readonly find: (evidence: DoctorEvidence) => Finding | undefined;
 }
 

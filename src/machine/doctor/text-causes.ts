@@ -68,6 +68,7 @@ export const TEXT_CAUSES: readonly CauseRow[] = [
   },
   {
     id: 'root-not-found',
+    isGeneral: true,
     find: (evidence) =>
       said(evidence, NO_ROOT)
         ? {
@@ -79,6 +80,7 @@ export const TEXT_CAUSES: readonly CauseRow[] = [
   },
   {
     id: 'no-init',
+    isGeneral: true,
     find: (evidence) =>
       said(evidence, NO_INIT)
         ? {
@@ -103,6 +105,7 @@ export const TEXT_CAUSES: readonly CauseRow[] = [
   },
   {
     id: 'kernel-panic',
+    isGeneral: true,
     find(evidence) {
       const [, why] = said(evidence, PANIC) ?? [];
       return why === undefined
