@@ -63,14 +63,7 @@ export class Debugger {
 
   /** Replaces what was wanted before. @throws RangeError when the debug registers do not suffice */
   set(request: DebuggerRequest): void {
-    const isStepping = request.step || request.stepped.length > 0;
-    this.guestDebug.request('debugger', {
-      breakpoints: request.registers,
-      singleStep: isStepping,
-      // One instruction without an interrupt's handler before it; a guest that is stepped for long needs its interrupts.
-      blocksInterrupts: request.step,
-      softwareBreakpoints: request.planted.length > 0,
-    });
+    this.#arm(request);
     this.#request = request;
     this.#planted = new Set(request.planted);
     this.#seen = this.#look();
@@ -109,7 +102,7 @@ export class Debugger {
     const hit = this.#registerHit(dr6);
     if (hit !== undefined) return hit;
     if ((dr6 & DR6_SINGLE_STEP) !== 0n && this.guestDebug.wantsSingleStep('debugger'))
-      return this.#steppedHit(pc) ?? (this.#request.step ? { kind: 'stepped' } : 'go-on');
+      return this.#steppedHit(pc) ?? (this.#request.step ? { kind: 'stepped' } : this.#stepOn());
     // The guest's own: it steps one of its programs.
     this.fd.setDebugRegs({ dr6 });
     this.#inject(DEBUG_EXCEPTION);
@@ -125,6 +118,22 @@ export class Debugger {
 
   #isAtInt3(): boolean {
     return this.#planted.size > 0 && this.ownsInt3(linearOf(this.fd.getRegs().rip, this.fd.getSregs()));
+  }
+
+  #arm({ registers, step, stepped, planted }: DebuggerRequest): void {
+    this.guestDebug.request('debugger', {
+      breakpoints: registers,
+      singleStep: step || stepped.length > 0,
+      // One instruction without an interrupt's handler before it; a guest that is stepped for long needs its interrupts.
+      blocksInterrupts: step,
+      softwareBreakpoints: planted.length > 0,
+    });
+  }
+
+  // KVM sets TF for the instruction at which it was asked to step; where it emulates that one, TF is lost with it.
+  #stepOn(): 'go-on' {
+    this.#arm(this.#request);
+    return 'go-on';
   }
 
   #registerHit(dr6: bigint): DebugEvent | undefined {

@@ -13,7 +13,7 @@ const HPET = { base: 0xfed0_0000, size: 0x400 } as const;
 const PM_TIMERS: readonly number[] = [0x408, 0x608, 0x808, 0x1008, 0x4008, 0xb008];
 /** A place that takes this part of the accesses is polled. */
 const POLLED = 0.4;
-const POLLED_COUNT = 1000;
+const POLLED_COUNT = 100;
 /** So many of them behind RIP are no accident. */
 const ZEROS = 64;
 const LINUX: ReadonlySet<string> = new Set(['elf-linux', 'bzimage']);
