@@ -23,6 +23,7 @@ interface Shift {
 }
 
 const SHT_SYMTAB = 2;
+const SHF_EXECINSTR = 4n;
 const PT_LOAD = 1;
 const STT_FUNC = 2;
 const STT_NOTYPE = 0;
@@ -60,6 +61,7 @@ function elfSymbols(file: ImageFile): SymbolTable | undefined {
   const symtab = sections.find((section) => section.getUint32(4, true) === SHT_SYMTAB);
   const strtab = symtab && sections[symtab.getUint32(40, true)];
   if (symtab === undefined || strtab === undefined) return undefined;
+  const isCode = sections.map((section) => (section.getBigUint64(8, true) & SHF_EXECINSTR) !== 0n);
   const count = Math.min(Number(symtab.getBigUint64(32, true)) / SYMBOL_BYTES, SYMBOLS_MAX);
   const rows = viewOf(file.read(offsetOf(symtab), Math.floor(count) * SYMBOL_BYTES, 'symbol table'));
   const strings = Buffer.from(
@@ -69,7 +71,8 @@ function elfSymbols(file: ImageFile): SymbolTable | undefined {
   for (let at = 0; at + SYMBOL_BYTES <= rows.byteLength; at += SYMBOL_BYTES) {
     const type = rows.getUint8(at + 4) & 0xf;
     const address = rows.getBigUint64(at + 8, true);
-    if ((type !== STT_FUNC && type !== STT_NOTYPE) || rows.getUint16(at + 6, true) === 0 || address === 0n) continue;
+    // What lies in no section of code is a constant, or data.
+    if ((type !== STT_FUNC && type !== STT_NOTYPE) || !isCode[rows.getUint16(at + 6, true)]) continue;
     const name = rows.getUint32(at, true);
     const end = strings.indexOf(0, name);
     if (name > 0 && end > name) symbols.push({ address, name: strings.toString('latin1', name, end) });

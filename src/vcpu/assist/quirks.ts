@@ -1,16 +1,10 @@
 // Where a host's KVM falls short of a processor: rows of symptom, probe, remedy and what Linux must be told.
 // Intel SDM vol. 2 (the instructions); Linux Documentation/admin-guide/kernel-parameters.txt (the options).
-import {
-  KVM_GUESTDBG_ENABLE,
-  KVM_GUESTDBG_SINGLESTEP,
-  KVM_GUESTDBG_USE_HW_BP,
-  KVM_GUESTDBG_USE_SW_BP,
-} from '../../kvm/abi.js';
 import type { CpuidEntry } from '../../kvm/entries.js';
 import { MSR_LSTAR, MSR_STAR, MSR_SYSCALL_MASK } from '../../kvm/msr.js';
 import { hex } from '../disassemble.js';
+import { DEBUG_QUIRKS } from './debug-quirks.js';
 import {
-  MICRO_CODE,
   MICRO_DATA,
   MICRO_KERNEL_ALIAS,
   MICRO_SECOND_CODE,
@@ -19,29 +13,9 @@ import {
   type MicroMode,
   type MicroOutcome,
 } from './micro-guest.js';
+import { describeOutcome, type KernelOption, type ProbeResult, type Quirk } from './quirk.js';
 
-export interface ProbeResult {
-  readonly present: boolean;
-  /** What the micro-guest did, in a few words. */
-  readonly evidence: string;
-}
-
-/** An option for a Linux guest on a host with the quirk. */
-export interface KernelOption {
-  /** A whole option, or a feature for the one `clearcpuid=` that all rows share. */
-  readonly option: string | { readonly clearcpuid: string };
-  readonly why: string;
-}
-
-export interface Quirk {
-  readonly id: string;
-  readonly symptom: string;
-  readonly remedy: string;
-  readonly kernelOptions: readonly KernelOption[];
-  /** Who needs to know: every run, a run with a debugger, or only the reader of `check`. */
-  readonly neededBy: 'run' | 'debugger' | 'check';
-  readonly probe: (guest: MicroGuest, presentSoFar: ReadonlySet<string>) => ProbeResult;
-}
+export type { KernelOption, Quirk } from './quirk.js';
 
 /** CPUID bits that probes withhold from their micro-guest to see whether it finds them all the same. */
 const MASKED_LEAF_1_ECX = 1 << 23; // POPCNT
@@ -57,7 +31,6 @@ export function probeCpuid(supported: readonly CpuidEntry[]): CpuidEntry[] {
 }
 
 const ASSISTED = 'the assist performs it';
-const NOPS = [0x90, 0x90, 0x90];
 
 /** A quirk of one instruction at CPL 0: present when KVM hands it back, absent when it ran or raised an exception. */
 function instruction(
@@ -167,7 +140,7 @@ export const QUIRKS: readonly Quirk[] = [
     neededBy: 'check',
     probe(guest) {
       const outcome = guest.attempt({ mode: 'long', cpl: 3, code: [0xcd, 0x80] });
-      return { present: !isVector(outcome, 0x80), evidence: describe(outcome) };
+      return { present: !isVector(outcome, 0x80), evidence: describeOutcome(outcome) };
     },
   },
   {
@@ -178,56 +151,7 @@ export const QUIRKS: readonly Quirk[] = [
     neededBy: 'run',
     probe: probeCpuidMasking,
   },
-  {
-    id: 'hardware-breakpoint',
-    symptom: 'hardware breakpoints of KVM_SET_GUEST_DEBUG are passed over at CPL 0',
-    remedy: 'gdb: the guest is stepped from one to the next, very slowly; the remedy for syscall needs them',
-    kernelOptions: [],
-    neededBy: 'debugger',
-    probe: (guest) => debugExits(guest, { cpl: 0, code: NOPS, ...debugRegister(MICRO_CODE + 1, 0) }),
-  },
-  {
-    id: 'user-hardware-breakpoint',
-    symptom: 'hardware breakpoints of KVM_SET_GUEST_DEBUG are passed over at CPL 3',
-    remedy: 'none; break in the kernel',
-    kernelOptions: [],
-    neededBy: 'check',
-    probe: (guest) => debugExits(guest, { cpl: 3, code: NOPS, ...debugRegister(MICRO_CODE + 1, 0) }),
-  },
-  {
-    id: 'watchpoint',
-    symptom: 'watchpoints of KVM_SET_GUEST_DEBUG are passed over at CPL 0',
-    remedy: 'gdb: where steps work the guest is stepped, very slowly; else set can-use-hw-watchpoints 0',
-    kernelOptions: [],
-    neededBy: 'debugger',
-    // movb $0x55,(%rsi); nop
-    probe: (guest) =>
-      debugExits(guest, { cpl: 0, code: [0xc6, 0x06, 0x55, 0x90], ...debugRegister(MICRO_DATA, 0b0001) }),
-  },
-  {
-    id: 'breakpoint-exit',
-    symptom: 'int3 at CPL 0 reaches the guest in spite of KVM_GUESTDBG_USE_SW_BP',
-    remedy: 'gdb: hardware breakpoints in their place, or the guest is stepped',
-    kernelOptions: [],
-    neededBy: 'debugger',
-    probe: (guest) => debugExits(guest, { cpl: 0, code: [0xcc], control: KVM_GUESTDBG_USE_SW_BP }),
-  },
-  {
-    id: 'user-breakpoint-exit',
-    symptom: 'int3 at CPL 3 reaches the guest in spite of KVM_GUESTDBG_USE_SW_BP',
-    remedy: 'none; break in the kernel',
-    kernelOptions: [],
-    neededBy: 'check',
-    probe: (guest) => debugExits(guest, { cpl: 3, code: [0xcc], control: KVM_GUESTDBG_USE_SW_BP }),
-  },
-  {
-    id: 'user-single-step',
-    symptom: 'KVM_GUESTDBG_SINGLESTEP at CPL 3 reaches the guest as #DB instead of making an exit',
-    remedy: 'none; gdb refuses such a step',
-    kernelOptions: [],
-    neededBy: 'debugger',
-    probe: (guest) => debugExits(guest, { cpl: 3, code: NOPS, control: KVM_GUESTDBG_SINGLESTEP }),
-  },
+  ...DEBUG_QUIRKS,
   {
     id: 'vmcall',
     symptom: 'vmcall at CPL 0 never completes',
@@ -238,7 +162,7 @@ export const QUIRKS: readonly Quirk[] = [
       // KVM_HC_VAPIC_POLL_IRQ, which does nothing but return 0.
       const program = { mode: 'long', cpl: 0, code: [0x0f, 0x01, 0xc1], regs: { rax: 1n } } as const;
       const outcome = guest.attempt(program, undefined, 2);
-      return { present: outcome.kind === 'spins', evidence: describe(outcome) };
+      return { present: outcome.kind === 'spins', evidence: describeOutcome(outcome) };
     },
   },
 ];
@@ -248,7 +172,7 @@ function emulationFails(guest: MicroGuest, code: readonly number[], modes: reado
   for (const mode of modes) {
     guest.memory.fill(MICRO_DATA, 0x1000);
     const outcome = guest.attempt({ mode, cpl: 0, code });
-    evidence.push(`${mode} mode: ${describe(outcome)}`);
+    evidence.push(`${mode} mode: ${describeOutcome(outcome)}`);
     if (outcome.kind === 'emulation-failure') return { present: true, evidence: evidence.join('; ') };
   }
   return { present: false, evidence: evidence.join('; ') };
@@ -267,7 +191,7 @@ function probeSyscall(guest: MicroGuest): ProbeResult {
     ]);
   });
   const present = isVector(outcome, 14) && outcome.kind === 'vector' && outcome.rip === BigInt(lstar);
-  return { present, evidence: describe(outcome) };
+  return { present, evidence: describeOutcome(outcome) };
 }
 
 function probeCpuidMasking(guest: MicroGuest): ProbeResult {
@@ -277,7 +201,7 @@ function probeCpuidMasking(guest: MicroGuest): ProbeResult {
     // mov $1,%eax; cpuid; mov %ecx,%esi; mov $7,%eax; xor %ecx,%ecx; cpuid
     code: [0xb8, 1, 0, 0, 0, 0x0f, 0xa2, 0x89, 0xce, 0xb8, 7, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2],
   });
-  if (outcome.kind !== 'done') return { present: false, evidence: describe(outcome) };
+  if (outcome.kind !== 'done') return { present: false, evidence: describeOutcome(outcome) };
   const { rsi, rbx } = guest.vcpu.getRegs();
   const seen1 = Number(rsi & 0xffff_ffffn);
   const seen7 = Number(rbx & 0xffff_ffffn);
@@ -287,46 +211,6 @@ function probeCpuidMasking(guest: MicroGuest): ProbeResult {
   };
 }
 
-interface DebugProbe {
-  readonly cpl: 0 | 3;
-  readonly code: readonly number[];
-  /** KVM_GUESTDBG_*, without ENABLE. */
-  readonly control: number;
-  readonly debugreg?: readonly bigint[];
-}
-
-/** Absent where the exit comes, be it as an instruction that the debugger must recognize by itself. */
-function debugExits(guest: MicroGuest, { cpl, code, control, debugreg = [] }: DebugProbe): ProbeResult {
-  const outcome = guest.attempt({ mode: 'long', cpl, code }, () =>
-    guest.vcpu.setGuestDebug({ control: KVM_GUESTDBG_ENABLE | control, debugreg }),
-  );
-  guest.vcpu.setGuestDebug({ control: 0 });
-  return { present: outcome.kind !== 'debug' && outcome.kind !== 'emulation-failure', evidence: describe(outcome) };
-}
-
-/** @param kind R/W and LEN of DR7 */
-function debugRegister(address: number, kind: number): Pick<DebugProbe, 'control' | 'debugreg'> {
-  const dr7 = 0x702n | (BigInt(kind) << 16n);
-  return { control: KVM_GUESTDBG_USE_HW_BP, debugreg: [BigInt(address), 0n, 0n, 0n, 0n, 0n, 0n, dr7] };
-}
-
 function isVector(outcome: MicroOutcome, vector: number): boolean {
   return outcome.kind === 'vector' && outcome.vector === vector;
-}
-
-function describe(outcome: MicroOutcome): string {
-  switch (outcome.kind) {
-    case 'done':
-      return 'ran';
-    case 'vector':
-      return `vector ${outcome.vector} with RIP ${hex(outcome.rip)}`;
-    case 'spins':
-      return `still at RIP ${hex(outcome.rip)} when the timer came`;
-    case 'emulation-failure':
-      return 'KVM_INTERNAL_ERROR_EMULATION';
-    case 'debug':
-      return 'KVM_EXIT_DEBUG';
-    case 'other':
-      return `exit reason ${outcome.exitReason}`;
-  }
 }
