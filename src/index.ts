@@ -5,6 +5,8 @@ export { SnapshotError } from './machine/snapshot/error.js';
 export type { Vm, VcpuHandle, VmState } from './machine/vm.js';
 export { ConfigError, type ExecRequest, type VmConfig } from './machine/config.js';
 export { exitStatus, type FailureKind, type Outcome } from './machine/outcome.js';
+export { formatDiagnosis, type Diagnosis } from './machine/doctor/diagnosis.js';
+export type { GdbConfig } from './machine/gdb-server.js';
 export type { VmReport } from './machine/report.js';
 export type { DeviceHandle } from './machine/device-handle.js';
 export type { ClosureDeviceConfig, ModuleDeviceConfig, UserDeviceConfig } from './machine/user-devices.js';

@@ -19,6 +19,9 @@ export interface Surroundings {
 
 const SERIAL_CONSOLE = 'console=ttyS0';
 const VIRTIO_CONSOLE = 'console=hvc0';
+/** Exits that a vCPU can make between two looks at its ring, without one getting lost: 4 MiB of memory. */
+const RECORDED_EXITS = 65_536;
+const REMEMBERED_EXITS = 64;
 const USER_CMDLINE = SERIAL_CONSOLE;
 
 /** The command line that nobody typed. */
@@ -71,8 +74,17 @@ export function vmConfig(request: RunRequest, surroundings: Surroundings): VmCon
     ...(request.firmware === undefined ? {} : { firmware: request.firmware }),
     ...(request.mergeable === undefined ? {} : { mergeable: request.mergeable }),
     ...(request.hugePages === undefined ? {} : { hugePages: request.hugePages }),
+    ...traceOf(request),
+    ...(request.symbols === undefined ? {} : { symbols: request.symbols }),
+    ...(request.gdb === undefined ? {} : { gdb: { listen: request.gdb, wait: request.wait ?? false } }),
     ...(request.command === undefined ? {} : { exec: { argv: request.command } }),
   };
+}
+
+/** A kernel of one's own is one that may fail: its last exits are kept for the boot doctor. */
+function traceOf({ trace, kernel }: RunRequest): Pick<VmConfig, 'trace'> {
+  if (trace !== undefined) return { trace: RECORDED_EXITS };
+  return kernel === undefined ? {} : { trace: REMEMBERED_EXITS };
 }
 
 /** The option that gave a configuration field, for messages. */
@@ -90,4 +102,6 @@ export const OPTION_OF_FIELD: Readonly<Record<string, string>> = {
   console: '--console',
   entropy: '--entropy',
   exec: 'COMMAND',
+  gdb: '--gdb',
+  symbols: '--symbols',
 };

@@ -14,6 +14,7 @@ const VERBS: readonly VerbRow[] = [
   { name: 'check', summary: 'say what this host offers, and what is missing', load: () => import('./check.js') },
   { name: 'disk', summary: 'make disk images for --disk', load: () => import('./disk.js') },
   { name: 'guest', summary: 'prepare the default guest without running it', load: () => import('./guest.js') },
+  { name: 'trace', summary: 'say what a recorded trace shows', load: () => import('./trace.js') },
 ];
 
 /** The verbs that take words after `--`. */

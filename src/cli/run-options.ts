@@ -1,6 +1,7 @@
 // The options of `microvisor run`: one row each, and the rules about which go together. Pure: no file is touched here.
 // Our own; names follow kvmtool and QEMU where they have one.
 import type { DiskConfig, NetConfig } from '../machine/device-config.js';
+import type { Diagnosis } from '../machine/doctor/diagnosis.js';
 import { CONSOLE_FORM_LIST, parseConsoleTarget, type ConsoleTarget } from './console-target.js';
 import { DISK_FORM, parseDisk } from './disk-option.js';
 import { checkWish, GUEST_HELP, parseGuest, type GuestKind } from './guest-option.js';
@@ -29,6 +30,8 @@ export interface RunRequest {
   readonly nets?: readonly NetConfig[];
   readonly entropy?: boolean;
   readonly report?: string;
+  readonly symbols?: string;
+  readonly trace?: string;
   readonly timeoutMs?: number;
   readonly mergeable?: boolean;
   readonly hugePages?: boolean;
@@ -40,6 +43,9 @@ export interface RunRequest {
   readonly snapshotAt?: RegExp;
   /** Boots, though a snapshot of the default guest is kept. */
   readonly cold?: boolean;
+  /** Port or path of a socket. */
+  readonly gdb?: number | string;
+  readonly wait?: boolean;
   /** Program and arguments to run in the default guest. */
   readonly command?: readonly string[];
 }
@@ -49,6 +55,7 @@ export interface RunHooks {
   /** Aborts when the run is to be given up. */
   readonly signal: AbortSignal;
   readonly onWarning: (message: string) => void;
+  readonly onStall: (diagnosis: Diagnosis) => void;
 }
 
 type Options = Omit<RunRequest, 'command'>;
@@ -62,6 +69,7 @@ export const NUMBER_ROWS = {
   cpus: { option: '--cpus', unit: '', form: 'whole', low: 1, high: 32, example: '--cpus 2' },
   // Address 0 holds the interrupt vectors in real mode and is no place for an image in the others.
   load: { option: '--load', unit: '', form: 'address', low: 1, high: 2 ** 48 - 1, example: '--load 0x7c00' },
+  gdb: { option: '--gdb', unit: '', form: 'whole', low: 1, high: 65_535, example: '--gdb 1234' },
   timeout: {
     option: '--timeout',
     unit: ' of seconds',
@@ -236,6 +244,34 @@ export const OPTION_ROWS: readonly OptionRow[] = [
     parse: () => ({ cold: true }),
   },
   {
+    flags: '--gdb <PORT|SOCKET>',
+    help: 'let gdb connect: to a port of 127.0.0.1, or to a Unix socket that only you can open',
+    group: 'run',
+    parse: (value) => ({
+      gdb: /^[0-9]+$/.test(value)
+        ? parseNumber(NUMBER_ROWS.gdb, value)
+        : nonEmpty('--gdb', 'a port or the path of a socket', value),
+    }),
+  },
+  {
+    flags: '--wait',
+    help: 'with --gdb: do not start before gdb says so',
+    group: 'run',
+    parse: () => ({ wait: true }),
+  },
+  {
+    flags: '--trace <FILE>',
+    help: 'record every exit there, for microvisor trace FILE; it costs each exit a little',
+    group: 'run',
+    parse: (value) => ({ trace: nonEmpty('--trace', 'a file', value) }),
+  },
+  {
+    flags: '--symbols <FILE>',
+    help: "the kernel's symbols for reports of failures: an ELF file or a System.map (default: the kernel's own)",
+    group: 'run',
+    parse: (value) => ({ symbols: nonEmpty('--symbols', 'a file', value) }),
+  },
+  {
     flags: '--verbose',
     help: 'say on stderr what is done; with COMMAND also show the boot messages there',
     group: 'run',
@@ -285,6 +321,11 @@ const CONFLICT_ROWS: readonly ConflictRow[] = [
       /, (?=[^,]*$)/,
       ' or ',
     ),
+  },
+  {
+    option: '--wait',
+    found: ({ wait, gdb }) => wait === true && gdb === undefined,
+    problem: 'waits for gdb; add --gdb PORT or --gdb SOCKET',
   },
   {
     option: '--guest',

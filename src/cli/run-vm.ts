@@ -2,13 +2,14 @@
 // Our own; statuses as in the README: 0, COMMAND's, debug-exit, 2, 124, 125, 128+n.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ImageFormat } from '../boot/request.js';
+import type { Diagnosis } from '../machine/doctor/diagnosis.js';
 import { ConfigError } from '../machine/config.js';
 import { createVm } from '../machine/create-vm.js';
 import type { Vm } from '../machine/vm.js';
 import { exitStatus, type Outcome } from '../machine/outcome.js';
 import { openConsoleFile } from './console-file.js';
 import { OPTION_OF_FIELD, vmConfig } from './config-from-request.js';
-import { sayFailure } from './failure.js';
+import { sayDiagnosis, sayFailure, sayStall } from './failure.js';
 import { prepareDefaultGuest } from './default-guest.js';
 import {
   connectCommandInput,
@@ -23,6 +24,7 @@ import type { RunHooks, RunRequest } from './run-options.js';
 import { Saver, watchForLine } from './saver.js';
 import { describeError, printable, say } from './sentence.js';
 import { dieOf, signalStatus, watchSignals, type EndingSignal } from './signals.js';
+import { openOutput } from './trace-output.js';
 import { terminalSize, watchTerminalSize } from './terminal.js';
 import { UsageError } from './usage-error.js';
 import { isWarm, warmStart } from './warm-start.js';
@@ -31,6 +33,8 @@ import { isWarm, warmStart } from './warm-start.js';
 const END_DEADLINE_MS = 1500;
 /** How long output may take to be written after such an end. */
 const FLUSH_DEADLINE_MS = 300;
+/** How long a guest may be looked at that is to be stopped. */
+const DIAGNOSIS_DEADLINE_MS = 1000;
 /** Statuses beside those of an outcome. */
 const VM_FAILED = 125;
 const SIGPIPE_STATUS = signalStatus('SIGPIPE');
@@ -55,12 +59,14 @@ export function runVm(request: RunRequest): Promise<RunEnd> {
 /** Runs the VM that `make` gives, one that is to start or one that was restored, as `request` says. */
 export async function runMachine(request: RunRequest, make: (hooks: RunHooks) => Promise<Vm>): Promise<RunEnd> {
   const report = request.report === undefined ? undefined : openReportFile(request.report);
+  const traceFd = request.trace === undefined ? undefined : openOutput('--trace', request.trace);
   const consoleFile = request.console?.kind === 'file' ? openConsoleFile(request.console.path) : undefined;
   const abort = new AbortController();
   const connections: Connection[] = [];
   let signal: EndingSignal | undefined;
   let crashed = false;
   let vm: Vm | undefined;
+  let stalled: Diagnosis | undefined;
   // No thread that hangs may keep the process: a signal ends all of them.
   const endWithin = (deadline: number, last: NodeJS.Signals): void => {
     abort.abort();
@@ -83,10 +89,19 @@ export async function runMachine(request: RunRequest, make: (hooks: RunHooks) =>
   };
   process.on('uncaughtException', onCrash);
   try {
-    vm = await make({ signal: abort.signal, onWarning: (message) => say(printable(message)) });
+    vm = await make({
+      signal: abort.signal,
+      onWarning: (message) => say(printable(message)),
+      onStall: (diagnosis) => {
+        stalled = diagnosis;
+        void sayStall(diagnosis);
+      },
+    });
+    const recording = traceFd === undefined ? undefined : await startRecording(vm, traceFd, request);
     const status = await runToEnd(vm, request, consoleFile, connections);
-    if (signal !== undefined) return writeReport(report, vm, { signal, status: signalStatus(signal) });
-    return writeReport(report, vm, { status: crashed ? VM_FAILED : status });
+    recording?.();
+    if (signal !== undefined) return writeReport(report, vm, stalled, { signal, status: signalStatus(signal) });
+    return writeReport(report, vm, stalled, { status: crashed ? VM_FAILED : status });
   } catch (error) {
     // What was going on was given up because of the signal.
     if (signal !== undefined) return { signal, status: signalStatus(signal) };
@@ -136,10 +151,14 @@ async function runToEnd(
     },
   };
   connections.push(...connect(vm, request, consoleFile, events));
-  const timer = request.timeoutMs === undefined ? undefined : setTimeout(() => stop('timeout'), request.timeoutMs);
+  const timer =
+    request.timeoutMs === undefined
+      ? undefined
+      : setTimeout(() => void diagnoseInTime(vm, request).finally(() => stop('timeout')), request.timeoutMs);
   if (request.snapshotAt !== undefined) watchForLine(vm.console.output, request.snapshotAt, () => void saver.save());
   if (vm.state === 'paused') await vm.resume();
   else await vm.start();
+  sayGdb(vm, request);
   if (request.verbose === true)
     say(`the VM was started with the command line: ${printable(vm.report().kernel.cmdline)}`);
   const outcome = await vm.outcome;
@@ -152,6 +171,42 @@ async function runToEnd(
   if (isBrokenPipe(broken)) return SIGPIPE_STATUS;
   say(`the guest's output cannot be written (${broken.code ?? broken.message}); the VM was stopped`);
   return VM_FAILED;
+}
+
+/** @returns what ends it and says what was recorded */
+async function startRecording(vm: Vm, fd: number, request: RunRequest): Promise<() => void> {
+  const { recordTrace } = await import('../machine/trace/trace-recorder.js');
+  const recorder = recordTrace(
+    fd,
+    vm.vcpus.flatMap(({ trace }) => trace ?? []),
+    {
+      kernel: request.kernel ?? 'the default guest',
+      cmdline: vm.report().kernel.cmdline,
+      cpus: vm.vcpus.length,
+      devices: vm.deviceMap(),
+    },
+  );
+  return () => {
+    try {
+      const { exits, lost } = recorder.finish();
+      const gone = lost > 0 ? `; ${lost} more came too fast and were lost` : '';
+      if (request.verbose === true || lost > 0) say(`${exits} exits were recorded in ${request.trace ?? ''}${gone}`);
+    } catch (error) {
+      say(`the trace is not whole: ${describeError(error)}`);
+    }
+  };
+}
+
+/** What the guest was at when its time was over. It has had its time: the look at it is short. */
+async function diagnoseInTime(vm: Vm, { verbose }: RunRequest): Promise<void> {
+  const diagnosis = await Promise.race([vm.diagnose(), sleep(DIAGNOSIS_DEADLINE_MS)]).catch(() => undefined);
+  if (diagnosis !== undefined && verbose === true) await sayDiagnosis(diagnosis);
+}
+
+function sayGdb({ gdbAddress }: Vm, { kernel, wait }: RunRequest): void {
+  if (gdbAddress === undefined) return;
+  const symbols = kernel === undefined ? 'the default guest has its vmlinux in the cache' : kernel;
+  say(`${wait === true ? 'waiting for gdb' : 'gdb can connect'}: target remote ${gdbAddress} (symbols: ${symbols})`);
 }
 
 function connect(
@@ -208,9 +263,9 @@ function suggestQuirkOptions(vm: Vm, request: RunRequest): void {
   say(`a Linux kernel may need these options on this host (see microvisor check): --append '${missing.join(' ')}'`);
 }
 
-function writeReport(report: ReportFile | undefined, vm: Vm, end: RunEnd): RunEnd {
+function writeReport(report: ReportFile | undefined, vm: Vm, stalled: Diagnosis | undefined, end: RunEnd): RunEnd {
   try {
-    report?.write({ ...end, ...vm.report() });
+    report?.write({ ...end, ...vm.report(), ...(stalled === undefined ? {} : { stalled }) });
     return end;
   } catch (error) {
     say(`the report was not written: ${describeError(error)}`);

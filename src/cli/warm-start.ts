@@ -21,8 +21,8 @@ const PROMPT = /# $/;
 
 /** Whether a run may do without the guest's boot. Who wants to see the boot, or has devices of his own, gets one. */
 export function isWarm(request: RunRequest): boolean {
-  const { kernel, initrd, console, snapshotAt, disks = [], nets = [] } = request;
-  const isOwn = [kernel, initrd, console, snapshotAt].some((given) => given !== undefined);
+  const { kernel, initrd, console, snapshotAt, gdb, trace, disks = [], nets = [] } = request;
+  const isOwn = [kernel, initrd, console, snapshotAt, gdb, trace].some((given) => given !== undefined);
   const wantsMore = [request.cold, request.verbose, request.mergeable, request.hugePages].includes(true);
   return !isOwn && !wantsMore && disks.length === 0 && nets.length === 0;
 }

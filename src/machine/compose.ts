@@ -96,7 +96,7 @@ export function composeMachine(plan: MachinePlan, undo: Undo): Machine {
 
   const statistics = each(config.cpus, () => new ExitStatistics(ExitStatistics.allocate()));
   const assists = each(config.cpus, () => allocateAssistCounters());
-  const traces = each(config.cpus, () => (config.trace ? allocateTrace() : undefined));
+  const traces = each(config.cpus, () => traceRing(config));
   const shared = {
     cpus: config.cpus,
     supportedCpuid: system.supportedCpuid(),
@@ -118,6 +118,11 @@ export function composeMachine(plan: MachinePlan, undo: Undo): Machine {
   );
   undo.push(() => Promise.all(threads.map((thread) => thread.discard())));
   return { config, kvm, memory, quirks, board, fds, backs, deviceFailure, user, threads, statistics, assists, traces };
+}
+
+function traceRing({ trace }: CompleteConfig): SharedArrayBuffer | undefined {
+  if (trace === false) return undefined;
+  return trace === true ? allocateTrace() : allocateTrace(trace);
 }
 
 function warner({ onWarning }: CompleteConfig): (message: string) => void {

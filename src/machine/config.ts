@@ -5,6 +5,8 @@ import type { GuestMemory } from '../memory/guest-memory.js';
 import { ConfigError } from './config-error.js';
 import { integer, oneOf, text } from './config-words.js';
 import { deviceEntries, type DiskConfig, type NetConfig } from './device-config.js';
+import type { Diagnosis } from './doctor/diagnosis.js';
+import type { GdbConfig } from './gdb-server.js';
 import type { UserDeviceConfig } from './user-devices.js';
 
 export { ConfigError };
@@ -45,8 +47,11 @@ export interface VmConfig {
   readonly mergeable?: boolean;
   /** Asks the host for huge pages under guest RAM (MADV_HUGEPAGE); default false. */
   readonly hugePages?: boolean;
-  /** Each vCPU keeps its last exits, to be read live as `Vm.vcpus[i].trace`. Default false: nothing is traced. */
-  readonly trace?: boolean;
+  /**
+   * Each vCPU keeps its last exits, to be read live as `Vm.vcpus[i].trace`: as many as this says, a power of two from 2
+   * to 2^20, or 4096 for true. Default false: nothing is traced.
+   */
+  readonly trace?: boolean | number;
   /** What COM1 does when nobody reads its output: `drop` loses and counts bytes, `wait` stalls the guest; default `drop`. */
   readonly consoleOverflow?: 'drop' | 'wait';
   /** Runs this in the default guest, on COM2; `later`: the guest's agent waits until `Vm.execute` says what to run. */
@@ -69,10 +74,19 @@ export interface VmConfig {
   readonly appendQuirkOptions?: boolean;
   /** Name → text: the report gets a time stamp of this name when the console first shows the text. */
   readonly milestones?: Readonly<Record<string, string>>;
+  /** Called once when the guest makes no progress for a while during its boot, with what the boot doctor says of it. */
+  readonly onStall?: (diagnosis: Diagnosis) => void;
+  /** Milliseconds after which that is so, 100 to 3600000; default 10 s, and a minute where KVM emulates kernel code. */
+  readonly stallAfterMs?: number;
+  /** ELF file or System.map with the kernel's symbols, for diagnoses; default: those in the kernel itself. */
+  readonly symbols?: string;
+  /** Lets gdb connect. Whoever can, has the whole machine: on a shared host prefer a Unix socket to a port. */
+  readonly gdb?: GdbConfig;
   /** Stops the VM when it aborts. */
   readonly signal?: AbortSignal;
 }
 
+const TRACE_FORM = 'must be true, false, or a power of two from 2 to 2^20';
 const NAMED_TEXTS = 'must be an object that gives each name a text';
 
 const execRequest = v.strictObject({
@@ -101,7 +115,19 @@ const schema = v.strictObject({
   firmware: v.optional(oneOf(['mptable', 'acpi', 'both']), 'both'),
   mergeable: v.optional(v.boolean('must be true or false'), false),
   hugePages: v.optional(v.boolean('must be true or false'), false),
-  trace: v.optional(v.boolean('must be true or false'), false),
+  trace: v.optional(
+    v.union(
+      [
+        v.boolean(),
+        v.pipe(
+          v.number(),
+          v.check((value) => Number.isInteger(Math.log2(value)) && value >= 2 && value <= 2 ** 20, TRACE_FORM),
+        ),
+      ],
+      TRACE_FORM,
+    ),
+    false,
+  ),
   consoleOverflow: v.optional(oneOf(['drop', 'wait']), 'drop'),
   exec: v.optional(v.lazy((value) => (value === 'later' ? v.literal('later') : execRequest))),
   ...deviceEntries,
@@ -126,6 +152,20 @@ const schema = v.strictObject({
   ),
   appendQuirkOptions: v.optional(v.boolean('must be true or false'), false),
   milestones: v.optional(v.record(v.string(), v.string('must be a text'), NAMED_TEXTS), {}),
+  onStall: v.optional(
+    v.custom<(diagnosis: Diagnosis) => void>((value) => typeof value === 'function', 'must be a function'),
+  ),
+  stallAfterMs: v.optional(integer('the time in milliseconds', 100, 3_600_000)),
+  symbols: v.optional(v.pipe(text('the symbols'), v.nonEmpty('a path is needed'))),
+  gdb: v.optional(
+    v.strictObject({
+      listen: v.union(
+        [integer('the port', 0, 65535), v.pipe(text('the socket'), v.nonEmpty('a path is needed'))],
+        'must be a port from 0 to 65535, or the path of a socket',
+      ),
+      wait: v.optional(v.boolean('must be true or false')),
+    }),
+  ),
   signal: v.optional(v.custom<AbortSignal>((value) => value instanceof AbortSignal, 'must be an AbortSignal')),
 });
 

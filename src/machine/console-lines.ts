@@ -2,6 +2,8 @@
 // Linux kernel/panic.c: the panic's line begins, after its time stamp, with this text at the level KERN_EMERG.
 
 const PANIC = /^(?:<\d>)?(?:\[ *\d+\.\d+\](?:\[[^\]]*\])? )?(Kernel panic - not syncing[^\r\n]*)/;
+/** Lines that are remembered. */
+const RECENT = 24;
 /** What a line has beyond this is not looked at: a guest may print without a newline for ever. */
 const LONGEST_LINE = 512;
 const NEWLINE = 0x0a;
@@ -9,6 +11,10 @@ const NEWLINE = 0x0a;
 export class ConsoleLines {
   /** The panic's line without its time stamp, once it was seen. */
   panic: string | undefined;
+  /** The last whole lines, the oldest first. */
+  readonly #recent: string[] = [];
+  /** Bytes that went by. */
+  seen = 0;
   #line = '';
   readonly #waiting: Map<string, string>;
 
@@ -28,7 +34,18 @@ export class ConsoleLines {
     return this.#line;
   }
 
+  /** The last lines, the unfinished one included. */
+  get recent(): readonly string[] {
+    return this.#line === '' ? [...this.#recent] : [...this.#recent, this.#line];
+  }
+
+  /** Nothing has been printed yet. */
+  get isSilent(): boolean {
+    return this.seen === 0;
+  }
+
   push(bytes: Uint8Array): void {
+    this.seen += bytes.length;
     for (const byte of bytes) {
       if (byte === NEWLINE) this.#endLine();
       else if (this.#line.length < LONGEST_LINE) this.#line += String.fromCharCode(byte);
@@ -39,6 +56,8 @@ export class ConsoleLines {
   #endLine(): void {
     this.panic ??= PANIC.exec(this.#line)?.[1];
     this.#look();
+    this.#recent.push(this.#line.trimEnd());
+    if (this.#recent.length > RECENT) this.#recent.shift();
     this.#line = '';
   }
 

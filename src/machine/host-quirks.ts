@@ -4,8 +4,10 @@ import { mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import type { System } from '../kvm/system.js';
-import { probeQuirks, type QuirkReport } from '../vcpu/assist/probe.js';
+import { presentQuirks, probeQuirks, type QuirkReport } from '../vcpu/assist/probe.js';
 import { QUIRKS } from '../vcpu/assist/quirks.js';
+import { DEBUG_REGISTERS } from '../vcpu/guest-debug.js';
+import type { DebugFacilities } from '../vcpu/gdb/points.js';
 
 /** What must be as it was for a kept answer to hold: this boot, this KVM, this table of quirks. */
 function hostKey(): string {
@@ -17,7 +19,7 @@ function hostKey(): string {
     for (const parameter of readNames(`/sys/module/${name}/parameters`))
       parts.push(`${parameter}=${readText(`/sys/module/${name}/parameters/${parameter}`)}`);
   }
-  return JSON.stringify([...parts, QUIRKS.filter(({ inRun }) => inRun).map(({ id }) => id)]);
+  return JSON.stringify([...parts, QUIRKS.filter(({ neededBy }) => neededBy === 'run').map(({ id }) => id)]);
 }
 
 /**
@@ -30,7 +32,7 @@ export function hostQuirks(system: System): QuirkReport {
   const key = hostKey();
   const kept = readKept(file);
   if (kept?.key === key) return kept.report;
-  const report = probeQuirks(system, { onlyForRun: true });
+  const report = probeQuirks(system, { only: 'run' });
   try {
     mkdirSync(directory, { recursive: true });
     // Renamed into place: two processes that probe at once both leave a whole file.
@@ -40,6 +42,19 @@ export function hostQuirks(system: System): QuirkReport {
     // No home, a read-only one, a full disk: the next run probes again.
   }
   return report;
+}
+
+/** What a debugger can have of this host's KVM; probed each time, for debuggers are rare. */
+export function debugFacilities(system: System, quirks: readonly string[]): DebugFacilities {
+  const lacks = presentQuirks(probeQuirks(system, { only: 'debugger' }));
+  const registers = lacks.includes('hardware-breakpoint') ? 0 : DEBUG_REGISTERS - (quirks.includes('syscall') ? 1 : 0);
+  return {
+    int3: !lacks.includes('breakpoint-exit'),
+    realModeInt3: !quirks.includes('int3'),
+    registers,
+    watchpoints: registers > 0 && !lacks.includes('watchpoint'),
+    steps: !lacks.includes('user-single-step'),
+  };
 }
 
 function readKept(file: string): { readonly key: string; readonly report: QuirkReport } | undefined {

@@ -1,18 +1,10 @@
 // How a machine's life ended, without ambiguity: a closed union of plain data, and the exit status that stands for it.
 import type { VcpuState } from '../vcpu/dump.js';
+import type { FailureKind } from './failure-kind.js';
+import type { Diagnosis } from './doctor/diagnosis.js';
 import type { UnassistedInstruction } from '../vcpu/assist/assist.js';
 
-/** Why a VM failed. */
-export type FailureKind =
-  | 'triple-fault'
-  | 'kvm-internal-error'
-  | 'kvm-entry-failed'
-  | 'unknown-exit'
-  | 'kernel-panic'
-  | 'all-cpus-halted'
-  | 'no-command-status'
-  | 'vcpu-thread-crashed'
-  | 'device-failed';
+export type { FailureKind } from './failure-kind.js';
 
 export type Outcome =
   /** The guest switched itself off (ACPI S5). */
@@ -33,6 +25,8 @@ export type Outcome =
       /** Registers by vCPU, where they could be had. */
       readonly vcpus: readonly (VcpuState | undefined)[];
       readonly unassisted?: UnassistedInstruction;
+      /** What the boot doctor found. */
+      readonly diagnosis?: Diagnosis;
     };
 
 /** The exit status of `microvisor run` for an outcome (signals are the process's own matter). */

@@ -126,9 +126,17 @@ export async function restoreFrom(source: OpenSnapshot, options: RestoreOptions)
     const { kernel, prompt } = state;
     const { signal } = config;
     const parts = { ...machine, kernel, quirkOptions: kernelOptions(probed), consoles, resize: virtio.console };
-    return new Vm({ ...parts, marks, signal, fork: forkVm, restored: { mapped, prompt } });
+    const undebugged = { sources: SAVED_SOURCES, stall: undefined, gdb: undefined };
+    return new Vm({ ...parts, ...undebugged, marks, signal, fork: forkVm, restored: { mapped, prompt } });
   });
 }
+
+/** The files of the saved machine are not looked for: they may have changed, and the guest runs without them. */
+const SAVED_SOURCES: VmParts['sources'] = {
+  kernel: { name: 'of the snapshot', bytes: new Uint8Array() },
+  initrd: undefined,
+  symbols: undefined,
+};
 
 /** For VmParts. */
 export function forkVm(machine: VmParts, count: number, options: ForkOptions): Promise<Vm[]> {

@@ -32,6 +32,11 @@ export class SerialOutput extends Readable {
   #backlog = new Uint8Array();
   #waiting = 0;
 
+  /** The guest is stalled, because nobody reads. */
+  get isStalling(): boolean {
+    return this.#isPaused;
+  }
+
   constructor(
     private readonly line: SerialLine,
     private readonly overflow: 'drop' | 'wait',

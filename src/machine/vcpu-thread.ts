@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { kick } from '../kvm/kick.js';
 import type { VcpuCallArguments, VcpuCallName, VcpuCallResult } from '../vcpu/calls.js';
+import type { DebugEvent } from '../vcpu/debugger.js';
 import { COMMAND, COMMAND_BITS, CONTROL, CONTROL_WORDS } from '../vcpu/control.js';
 import type { FromWorker, VcpuWorkerData } from '../vcpu/worker-protocol.js';
 
@@ -23,6 +24,8 @@ export class VcpuThread {
   readonly ended: Promise<VcpuEnd>;
   /** Resolves when the operating system's thread is gone. */
   readonly joined: Promise<void>;
+  /** Called when the vCPU waits for the debugger: it is parked then, and goes on with `run`. */
+  onDebugStop: ((event: DebugEvent) => void) | undefined;
   readonly #worker: Worker;
   readonly #control: Int32Array;
   readonly #ready: Promise<void>;
@@ -60,7 +63,12 @@ export class VcpuThread {
           this.#threadId = message.threadId;
           isReady();
         } else if (message.type === 'parked') this.#park(message.command);
-        else if (message.type === 'answer') this.#answer(message);
+        else if (message.type === 'debug-stop') {
+          this.#park(message.command);
+          // A debugger that has gone since would leave it standing there.
+          if (this.onDebugStop !== undefined) this.onDebugStop(message.event);
+          else if (this.#isParked) this.run();
+        } else if (message.type === 'answer') this.#answer(message);
         else this.#end(() => resolve(message));
       });
       const crash = (message: string, code?: string): void => {

@@ -5,23 +5,30 @@ import { ClosureBack } from '../devices/closure-back.js';
 import type { FieldRows } from '../devices/register-file.js';
 import { advise } from '../kvm/host-memory.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
+import type { DebugFacilities } from '../vcpu/gdb/points.js';
 import type { VcpuCallArguments, VcpuCallName, VcpuCallResult } from '../vcpu/calls.js';
 import type { ExitStatistics } from '../vcpu/observe/statistics.js';
 import { TraceReader } from '../vcpu/observe/trace-reader.js';
-import { closeBoardFds, CLOSURE_BELL } from './board.js';
+import { closeBoardFds, CLOSURE_BELL, type Board } from './board.js';
 import { allConsoles, panicLine, type Consoles } from './consoles.js';
+import type { Diagnosis } from './doctor/diagnosis.js';
+import type { DoctorSources } from './doctor/examine.js';
 import { deviceHandle, type DeviceHandle } from './device-handle.js';
 import type { CommandEnd } from './exec-channel.js';
 import { watchForHalt } from './halt-watch.js';
 import { judge, type Cause } from './judge.js';
 import type { ExecRequest, VmConfig } from './config.js';
-import { releaseDevices } from './snapshot/hold.js';
-import type { MappedRam } from './snapshot/mapped-ram.js';
+import type { GdbServer } from './gdb-server.js';
 import type { Machine } from './machine.js';
 import type { Marks } from './marks.js';
-import type { Outcome } from './outcome.js';
+import { exitStatus, type Outcome } from './outcome.js';
 import { reportVcpu, type VmReport } from './report.js';
+import { releaseDevices } from './snapshot/hold.js';
+import type { MappedRam } from './snapshot/mapped-ram.js';
+import type { StallOptions } from './stall-watch.js';
 import type { VcpuEnd } from './vcpu-thread.js';
+import type { TraceDevice } from './trace/trace-format.js';
+import { diagnosed, diagnoseStanding, watchBoot } from './vm-doctor.js';
 
 /** After its command's end the guest has so long to switch itself off. */
 const POWER_OFF_GRACE_MS = 2000;
@@ -35,6 +42,12 @@ export interface VmParts extends Machine {
   /** The virtio console, when there is one. */
   readonly resize: ConsoleSize | undefined;
   readonly marks: Marks;
+  readonly sources: DoctorSources;
+  /** Undefined when nobody wants to know. */
+  readonly stall: StallOptions | undefined;
+  /** The door for a debugger; `holds`: the machine does not start before one lets it. */
+  readonly gdb:
+    { readonly server: GdbServer; readonly holds: boolean; readonly facilities: DebugFacilities } | undefined;
   readonly signal: AbortSignal | undefined;
   /** Makes forks of the machine while it is held: see fork.ts. */
   readonly fork: (machine: VmParts, count: number, options: ForkOptions) => Promise<Vm[]>;
@@ -105,11 +118,16 @@ export class Vm implements AsyncDisposable {
   #resolve: (outcome: Outcome) => void = () => undefined;
   #command: CommandEnd | undefined;
   #halt: { close(): void } | undefined;
+  #stall: { close(): void } | undefined;
+  /** A debugger has stopped the machine, or is waited for. */
+  #isDebugged: boolean;
+  #started: () => void = () => undefined;
   readonly #closures: ClosureBack | undefined;
   readonly #abort = (): void => void this.#finish({ kind: 'stopped', by: 'abort' }, false);
 
   constructor(parts: VmParts) {
     this.#parts = parts;
+    this.#isDebugged = parts.gdb?.holds === true;
     this.memory = parts.memory;
     const { main, serial, exec } = parts.consoles;
     this.console = { output: main.output, input: main.input };
@@ -141,8 +159,14 @@ export class Vm implements AsyncDisposable {
       this.#isHeld = true;
     }
     this.#followCommand();
+    this.#admitDebugger();
     parts.signal?.addEventListener('abort', this.#abort, { once: true });
     if (parts.signal?.aborted === true) this.#abort();
+  }
+
+  /** Where gdb's `target remote` finds the machine, when the configuration says that it may. */
+  get gdbAddress(): string | undefined {
+    return this.#parts.gdb?.server.address;
   }
 
   get state(): VmState {
@@ -153,7 +177,12 @@ export class Vm implements AsyncDisposable {
   async start(): Promise<void> {
     if (this.#state !== 'created') throw new Error(`start: the machine is ${this.#state}; it can be started once`);
     this.#parts.marks.set('firstRun');
-    this.#run();
+    if (this.#isDebugged) this.#state = 'paused';
+    else this.#run();
+    this.#started();
+    this.#stall = watchBoot(this.#parts, () =>
+      this.#state === 'running' ? this.diagnose() : Promise.reject(new Error('the machine is not running')),
+    );
   }
 
   /** Parks every vCPU between two instructions. Resolves when all are parked. @throws Error when it is not running */
@@ -165,8 +194,9 @@ export class Vm implements AsyncDisposable {
     await Promise.all(this.#parts.threads.map((thread) => thread.park()));
   }
 
-  /** Goes on after `pause`. @throws Error when it is not paused */
+  /** Goes on after `pause`. @throws Error when it is not paused, or is stopped by a debugger */
   async resume(): Promise<void> {
+    if (this.#isDebugged) throw new Error('resume: a debugger has stopped the machine; let it continue there');
     if (this.#state !== 'paused') throw new Error(`resume: the machine is ${this.#state}, not paused`);
     // A kernel that never enabled kvmclock answers EINVAL, and has no watchdog to be told.
     await Promise.all(this.#parts.threads.map((thread) => thread.call('kvmclockCtrl').catch(() => undefined)));
@@ -252,6 +282,24 @@ export class Vm implements AsyncDisposable {
     if (this.#state !== 'ended') this.#parts.resize.resize(columns, rows);
   }
 
+  /**
+   * What the boot doctor says about the machine as it is now. A running guest stands still for it, for some milliseconds.
+   * @throws Error when the machine has ended and its outcome has no diagnosis
+   */
+  async diagnose(): Promise<Diagnosis> {
+    if (this.#state === 'ending' || this.#state === 'ended') {
+      const outcome = await this.outcome;
+      if (outcome.kind === 'failed' && outcome.diagnosis !== undefined) return outcome.diagnosis;
+      throw new Error(`diagnose: the machine has ended (${outcome.kind}); there is nothing to look at`);
+    }
+    const wasRunning = this.#state === 'running';
+    await this.pause();
+    const vcpus = await Promise.all(this.#parts.threads.map((thread) => thread.call('captureState')));
+    const diagnosis = await diagnoseStanding(this.#parts, vcpus);
+    if (wasRunning && this.state === 'paused' && !this.#isDebugged) await this.resume();
+    return diagnosis;
+  }
+
   /** What has been measured so far; complete once the machine has ended. */
   report(): VmReport {
     const { board, kernel, memory, quirks, statistics, assists, marks, consoles, backs } = this.#parts;
@@ -267,6 +315,14 @@ export class Vm implements AsyncDisposable {
       virtio: backs.map((back) => back.report()),
       consoleLost: { port: port.lostBytes, reader: output.dropped },
     };
+  }
+
+  /** Where this machine's devices lie, in ascending order, ports before MMIO. */
+  deviceMap(): readonly TraceDevice[] {
+    const { pio, mmio } = this.#parts.board;
+    const rows = (space: 'port' | 'mmio', { handlers }: Board['pio']) =>
+      handlers.map(({ base, length, name }) => ({ space, base, length, name }));
+    return [...rows('port', pio), ...rows('mmio', mmio)];
   }
 
   /**
@@ -294,6 +350,33 @@ export class Vm implements AsyncDisposable {
   #releaseDevices(): void {
     this.#isHeld = false;
     if (this.#state === 'paused') releaseDevices(this.#parts);
+  }
+
+  #admitDebugger(): void {
+    const { gdb, threads, memory } = this.#parts;
+    if (gdb === undefined) return;
+    const started = new Promise<void>((resolve) => (this.#started = resolve));
+    gdb.server.serve({
+      threads,
+      memory,
+      facilities: gdb.facilities,
+      hold: async () => {
+        this.#isDebugged = true;
+        if (this.#state === 'running') await this.pause();
+        else await Promise.all(threads.map((thread) => thread.park()));
+      },
+      release: async (indices) => {
+        const isAll = indices.length === threads.length;
+        if (!isAll) await started;
+        if (this.#state === 'created') this.#isDebugged = false;
+        if (this.#state !== 'paused') return;
+        this.#isDebugged = false;
+        if (isAll) return this.#run();
+        this.#state = 'running';
+        for (const index of indices) threads[index]?.run();
+      },
+      kill: () => void this.stop(),
+    });
   }
 
   #serveClosures(): ClosureBack | undefined {
@@ -343,6 +426,7 @@ export class Vm implements AsyncDisposable {
     const { threads, consoles, marks, signal } = this.#parts;
     const ports = [...allConsoles(consoles).map(({ port }) => port), consoles.com2];
     this.#halt?.close();
+    this.#stall?.close();
     this.#closures?.close();
     signal?.removeEventListener('abort', this.#abort);
     // A panic's line may still wait in the ring when the machine's reset is already here.
@@ -355,19 +439,21 @@ export class Vm implements AsyncDisposable {
     for (const port of ports) port.close();
     // The command's end may have come with the last bytes; its promise settles before the next line goes on.
     await Promise.resolve();
-    const outcome = judge({
+    const judged = judge({
       cause,
       ends,
       panic: panicLine(consoles),
       wantsCommand: consoles.exec !== undefined,
       command: this.#command,
     });
+    const outcome = await diagnosed(this.#parts, judged, ends);
     for (const { output, input } of allConsoles(consoles)) {
       output.end();
       input.destroy();
     }
     consoles.exec?.close();
     await Promise.all(this.#parts.backs.map((back) => back.close()));
+    await this.#parts.gdb?.server.close(exitStatus(outcome));
     this.#release();
     marks.set('ended');
     this.#state = 'ended';

@@ -5,6 +5,7 @@ import type { VcpuFd } from '../kvm/vcpu-fd.js';
 import { createAssist, type Assist } from './assist/assist.js';
 import { CoalescedRing } from './coalesced-ring.js';
 import { configureVcpu } from './cpu-model/configure.js';
+import { Debugger } from './debugger.js';
 import { GuestDebug } from './guest-debug.js';
 import { ExitStatistics } from './observe/statistics.js';
 import { Vcpu } from './vcpu.js';
@@ -14,6 +15,7 @@ export interface AssembledVcpu {
   readonly vcpu: Vcpu;
   /** Present only on a host with quirks. */
   readonly assist: Assist | undefined;
+  readonly debug: Debugger;
 }
 
 export function assembleVcpu(fd: VcpuFd, memory: GuestMemory, buses: VcpuBuses, assembly: VcpuAssembly): AssembledVcpu {
@@ -24,6 +26,8 @@ export function assembleVcpu(fd: VcpuFd, memory: GuestMemory, buses: VcpuBuses, 
     cpus: assembly.cpus,
     quirks: assembly.quirks,
   });
+  const guestDebug = new GuestDebug(fd);
+  const debug = new Debugger(fd, memory, guestDebug);
   const assist =
     assembly.quirks.length === 0
       ? undefined
@@ -31,7 +35,8 @@ export function assembleVcpu(fd: VcpuFd, memory: GuestMemory, buses: VcpuBuses, 
           vcpu: fd,
           memory,
           quirks: assembly.quirks,
-          guestDebug: new GuestDebug(fd),
+          guestDebug,
+          ownsInt3: (linear) => debug.ownsInt3(linear),
           counters: new Float64Array(assembly.assists),
           lock: new Int32Array(assembly.locks, LOCK.CMPXCHG16B * 4, 1),
         });
@@ -45,5 +50,5 @@ export function assembleVcpu(fd: VcpuFd, memory: GuestMemory, buses: VcpuBuses, 
     ...(assembly.trace === undefined ? {} : { trace: assembly.trace }),
     ...(assist === undefined ? {} : { assist }),
   });
-  return { vcpu, assist };
+  return { vcpu, assist, debug };
 }

@@ -1,10 +1,11 @@
 // What an owner may ask of a parked vCPU thread: rows of name → function over the vCPU.
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { MsrEntry } from '../kvm/entries.js';
-import type { Regs, Sregs } from '../kvm/registers.js';
+import type { PartialSregs, Regs } from '../kvm/registers.js';
 import type { VcpuFd } from '../kvm/vcpu-fd.js';
 import type { Assist } from './assist/assist.js';
 import { applyBootState, type BootState } from './boot-state.js';
+import type { Debugger, DebuggerRequest } from './debugger.js';
 import { captureState } from './dump.js';
 import { readTsc, restoreVcpu, saveVcpu, type SavedVcpu } from './saved-vcpu.js';
 
@@ -14,6 +15,7 @@ export interface CallTarget {
   readonly memory: GuestMemory;
   /** Present only on a host with quirks. */
   readonly assist: Pick<Assist, 'resume'> | undefined;
+  readonly debug: Debugger;
 }
 
 /** A saved state, and the TSC offset that it gets on this host. */
@@ -27,12 +29,15 @@ export const VCPU_CALLS = {
   getRegs: ({ fd }: CallTarget) => fd.getRegs(),
   setRegs: ({ fd }: CallTarget, regs: Partial<Regs>) => fd.setRegs(regs),
   getSregs: ({ fd }: CallTarget) => fd.getSregs(),
-  setSregs: ({ fd }: CallTarget, sregs: Partial<Sregs>) => fd.setSregs(sregs),
+  setSregs: ({ fd }: CallTarget, sregs: PartialSregs) => fd.setSregs(sregs),
   getMsrs: ({ fd }: CallTarget, indices: readonly number[]) => fd.getMsrs(indices),
   setMsrs: ({ fd }: CallTarget, entries: readonly MsrEntry[]) => fd.setMsrs(entries),
   /** Tells the guest's kvmclock that it was stopped, so that its watchdogs do not fire (KVM API 4.57). */
   kvmclockCtrl: ({ fd }: CallTarget) => fd.kvmclockCtrl(),
   captureState: ({ fd, memory }: CallTarget) => captureState(fd, memory),
+  getXsave: ({ fd }: CallTarget) => fd.getXsave(),
+  setXsave: ({ fd }: CallTarget, area: Uint8Array) => fd.setXsave(area),
+  setDebugger: ({ debug }: CallTarget, request: DebuggerRequest) => debug.set(request),
   /** For a snapshot: all that KVM has of this vCPU. The argument is System.msrIndexList(). */
   saveState: ({ fd }: CallTarget, msrIndices: readonly number[]) => saveVcpu(fd, msrIndices),
   getCpuid: ({ fd }: CallTarget) => fd.getCpuid2(),

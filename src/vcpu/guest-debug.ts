@@ -1,6 +1,7 @@
 // The one owner of a vCPU's guest-debug facility: composes KVM_SET_GUEST_DEBUG from what its users want.
 // KVM API 4.87 (KVM_SET_GUEST_DEBUG), Intel SDM vol. 3B §17.2 (debug registers).
 import {
+  KVM_GUESTDBG_BLOCKIRQ,
   KVM_GUESTDBG_ENABLE,
   KVM_GUESTDBG_SINGLESTEP,
   KVM_GUESTDBG_USE_HW_BP,
@@ -25,6 +26,8 @@ export interface HardwareBreakpoint {
 export interface DebugRequest {
   readonly breakpoints?: readonly HardwareBreakpoint[];
   readonly singleStep?: boolean;
+  /** No interrupt is delivered meanwhile; kernels before 5.16 do not know of it. */
+  readonly blocksInterrupts?: boolean;
   /** Whether an `int3` exits instead of reaching the guest. */
   readonly softwareBreakpoints?: boolean;
 }
@@ -33,14 +36,14 @@ export interface DebugRequest {
 const KINDS = { execute: 0b00n, write: 0b01n, access: 0b11n } as const;
 /** LEN field of DR7. */
 const LENGTHS = { 1: 0b00n, 2: 0b01n, 4: 0b11n, 8: 0b10n } as const;
-const DEBUG_REGISTERS = 4;
+export const DEBUG_REGISTERS = 4;
 /** Bit 10 of DR7 is fixed to 1; LE and GE (bits 8, 9) ask for exact data breakpoints. */
 const DR7_FIXED = 0x700n;
 
 export class GuestDebug {
   readonly #requests = new Map<DebugUser, DebugRequest>();
-  /** Which user has debug register 0 … 3. */
-  #owners: readonly DebugUser[] = [];
+  /** Which user has debug register 0 … 3, and for what. */
+  #registers: readonly { readonly name: DebugUser; readonly breakpoint: HardwareBreakpoint }[] = [];
 
   constructor(private readonly vcpu: VcpuFd) {}
 
@@ -62,12 +65,13 @@ export class GuestDebug {
       debugreg: debugRegisters(all.map(({ breakpoint }) => breakpoint)),
     });
     this.#requests.set(user, request);
-    this.#owners = all.map(({ name }) => name);
+    this.#registers = all;
   }
 
-  /** Whose breakpoint is in debug register `index`, by the hit bits of DR6. */
-  ownerOf(index: number): DebugUser | undefined {
-    return this.#owners[index];
+  /** The breakpoint in debug register `index`, by the hit bits of DR6, if it is this user's. */
+  breakpointOf(user: DebugUser, index: number): HardwareBreakpoint | undefined {
+    const register = this.#registers[index];
+    return register?.name === user ? register.breakpoint : undefined;
   }
 
   wantsSingleStep(user: DebugUser): boolean {
@@ -80,6 +84,7 @@ function controlOf(requests: readonly DebugRequest[], hasBreakpoints: boolean): 
     requests.some((request) => predicate(request) === true);
   const control =
     (some((request) => request.singleStep) ? KVM_GUESTDBG_SINGLESTEP : 0) |
+    (some((request) => request.blocksInterrupts) ? KVM_GUESTDBG_BLOCKIRQ : 0) |
     (some((request) => request.softwareBreakpoints) ? KVM_GUESTDBG_USE_SW_BP : 0) |
     (hasBreakpoints ? KVM_GUESTDBG_USE_HW_BP : 0);
   return control === 0 ? 0 : control | KVM_GUESTDBG_ENABLE;

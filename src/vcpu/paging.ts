@@ -208,3 +208,29 @@ export function readLinear(
   }
   return bytes.subarray(0, done);
 }
+
+/**
+ * Copies `bytes` to a linear address, page by page, whatever the pages' rights say.
+ * @returns false when not all of it is RAM; then nothing was written
+ */
+export function writeLinear(
+  memory: GuestMemory,
+  registers: PagingRegisters,
+  linear: bigint,
+  bytes: Uint8Array,
+): boolean {
+  const windows: Uint8Array[] = [];
+  for (let done = 0; done < bytes.length;) {
+    const { gpa } = walk(memory, registers, linear + BigInt(done));
+    const chunk = Math.min(bytes.length - done, PAGE_SIZE - Number((linear + BigInt(done)) & 0xfffn));
+    if (gpa === undefined || !memory.contains(gpa, chunk)) return false;
+    windows.push(memory.window(gpa, chunk));
+    done += chunk;
+  }
+  let at = 0;
+  for (const window of windows) {
+    window.set(bytes.subarray(at, at + window.length));
+    at += window.length;
+  }
+  return true;
+}

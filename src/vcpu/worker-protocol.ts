@@ -2,6 +2,7 @@
 import type { SharedGuestMemory } from '../memory/guest-memory.js';
 import type { CpuidEntry } from '../kvm/entries.js';
 import type { UnassistedInstruction } from './assist/assist.js';
+import type { DebugEvent } from './debugger.js';
 import type { VcpuState } from './dump.js';
 import type { ExitBus } from './exit-bus.js';
 import type { VcpuStop } from './stop.js';
@@ -69,6 +70,8 @@ export type FromWorker =
   | { readonly type: 'ready'; readonly token: number; readonly threadId: number }
   /** `command` is the word that was obeyed. */
   | { readonly type: 'parked'; readonly command: number }
+  /** The vCPU waits, as if parked, for the command after this one. */
+  | { readonly type: 'debug-stop'; readonly event: DebugEvent; readonly command: number }
   | { readonly type: 'answer'; readonly id: number; readonly value?: unknown; readonly error?: string }
   | {
       readonly type: 'stopped';

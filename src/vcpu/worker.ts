@@ -8,6 +8,7 @@ import { VmFd } from '../kvm/vm-fd.js';
 import type { VcpuFd } from '../kvm/vcpu-fd.js';
 import { CONTROL, COMMAND, COMMAND_MASK, LIVENESS, type Liveness } from './control.js';
 import { VCPU_CALLS, type CallTarget, type VcpuCallName } from './calls.js';
+import type { DebugEvent, Debugger } from './debugger.js';
 import { captureState } from './dump.js';
 import { assembleVcpu } from './assemble.js';
 import type { VcpuStop } from './stop.js';
@@ -30,6 +31,7 @@ interface Served {
   readonly vcpu: Vcpu;
   readonly memory: GuestMemory;
   readonly assist: CallTarget['assist'];
+  readonly debug: Debugger;
 }
 
 /**
@@ -46,10 +48,10 @@ export async function runVcpuThread(buildVcpuBuses: BuildVcpuBuses): Promise<voi
   using vm = VmFd.adopt(data.vmFd);
   using fd = vm.createVcpu(data.index);
   const memory = GuestMemory.attach(data.memory);
-  const { vcpu, assist } = assembleVcpu(fd, memory, buses, data);
+  const { vcpu, assist, debug } = assembleVcpu(fd, memory, buses, data);
   tell(owner, { type: 'ready', token: fd.becomeRunner(), threadId: threadId() });
 
-  const stop = serve({ vcpu, memory, assist }, owner);
+  const stop = serve({ vcpu, memory, assist, debug }, owner);
   const failed = stop.kind !== 'kicked' && stop.kind !== 'pending';
   const capture = failed || commandOf(owner) === COMMAND.STOP_AND_CAPTURE;
   if (!failed) vcpu.completePending();
@@ -73,10 +75,11 @@ function until(owner: Owner, words: Int32Array<SharedArrayBuffer>, index: number
   return true;
 }
 
-/** Obeys the command word until a stop: parks, runs, answers probes. */
+/** Obeys the command word until a stop: parks, runs, answers probes, waits for the debugger. */
 function serve(served: Served, owner: Owner): VcpuStop {
-  const { vcpu } = served;
+  const { vcpu, debug } = served;
   const { control } = owner;
+  let failure: VcpuStop | undefined;
   for (;;) {
     const command = commandOf(owner);
     if (isStop(command)) return { kind: 'kicked' };
@@ -84,9 +87,19 @@ function serve(served: Served, owner: Owner): VcpuStop {
       Atomics.store(control, CONTROL.LIVENESS, livenessOf(vcpu.fd));
       Atomics.add(control, CONTROL.PROBES, 1);
     }
+    // The debugger has seen it, and lets the guest go on, which it cannot.
+    if (command !== COMMAND.PARK && failure !== undefined) return failure;
     const stop = command === COMMAND.PARK ? park(served, owner) : vcpu.run();
-    if (stop?.kind === 'pending') awaitStop(owner);
-    if (stop !== undefined && stop.kind !== 'kicked') return stop;
+    if (stop === undefined) continue;
+    const event = debug.claim(stop);
+    if (event === 'go-on') continue;
+    if (event !== undefined) {
+      if (event.kind === 'failed') failure = event.stop;
+      hold(event, served, owner);
+      continue;
+    }
+    if (stop.kind === 'pending') awaitStop(owner);
+    if (stop.kind !== 'kicked') return stop;
   }
 }
 
@@ -121,6 +134,19 @@ function park(served: Served, owner: Owner): VcpuStop | undefined {
   }
 }
 
+/** Tells the debugger, and waits as if parked until another command comes. */
+function hold(event: DebugEvent, served: Served, owner: Owner): void {
+  const { control } = owner;
+  const held = Atomics.load(control, CONTROL.COMMAND);
+  tell(owner, { type: 'debug-stop', event, command: held });
+  for (;;) {
+    const doorbell = Atomics.load(control, CONTROL.DOORBELL);
+    for (let next = receive(owner); next !== undefined; next = receive(owner)) tell(owner, answer(served, next));
+    if (Atomics.load(control, CONTROL.COMMAND) !== held) return;
+    Atomics.wait(control, CONTROL.DOORBELL, doorbell);
+  }
+}
+
 function commandOf({ control }: Owner): number {
   return Atomics.load(control, CONTROL.COMMAND) & COMMAND_MASK;
 }
@@ -137,10 +163,10 @@ function tell({ port }: Owner, message: FromWorker): void {
   port.postMessage(message);
 }
 
-function answer({ vcpu, memory, assist }: Served, { id, call, argument }: ToWorker): FromWorker {
+function answer({ vcpu, memory, assist, debug }: Served, { id, call, argument }: ToWorker): FromWorker {
   try {
     const serveCall = VCPU_CALLS[call as VcpuCallName] as (target: CallTarget, argument: unknown) => unknown;
-    return { type: 'answer', id, value: serveCall({ fd: vcpu.fd, memory, assist }, argument) };
+    return { type: 'answer', id, value: serveCall({ fd: vcpu.fd, memory, assist, debug }, argument) };
   } catch (error) {
     return { type: 'answer', id, error: error instanceof Error ? error.message : String(error) };
   }

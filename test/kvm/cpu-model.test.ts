@@ -112,13 +112,15 @@ describe.skipIf(noKvm)('a guest in long mode', () => {
       const debug = new GuestDebug(guest.vcpu);
       debug.request('debugger', { breakpoints: [{ address: BigInt(MICRO_CODE + 2) }] });
       debug.request('syscall-remedy', { breakpoints: [{ address: BigInt(MICRO_CODE + 1) }] });
-      expect([debug.ownerOf(0), debug.ownerOf(1), debug.ownerOf(2)]).toEqual(['syscall-remedy', 'debugger', undefined]);
+      expect(debug.breakpointOf('syscall-remedy', 0)?.address).toBe(BigInt(MICRO_CODE + 1));
+      expect(debug.breakpointOf('debugger', 1)?.address).toBe(BigInt(MICRO_CODE + 2));
+      expect([debug.breakpointOf('debugger', 0), debug.breakpointOf('debugger', 2)]).toEqual([undefined, undefined]);
       expect(runToExit(guest.vcpu)).toBe(KVM_EXIT_DEBUG);
       expect(guest.vcpu.getRegs().rip).toBe(BigInt(MICRO_CODE + 1));
       // Without RF, which the processor has set at the hit and which would let the next instruction pass.
       guest.vcpu.setRegs({ rip: BigInt(MICRO_CODE + 2), rflags: 0x202n });
       debug.request('syscall-remedy', {});
-      expect(debug.ownerOf(0)).toBe('debugger');
+      expect(debug.breakpointOf('debugger', 0)?.address).toBe(BigInt(MICRO_CODE + 2));
       expect(runToExit(guest.vcpu)).toBe(KVM_EXIT_DEBUG);
       expect(guest.vcpu.getRegs().rip).toBe(BigInt(MICRO_CODE + 2));
       const five = Array.from({ length: 5 }, (_, i) => ({ address: BigInt(i) }));

@@ -53,7 +53,7 @@ describe.skipIf(noKvm)('probeQuirks', () => {
 
   it('finds the same each time, and the selection for a run is part of it', () => {
     using system = System.open();
-    const forRun = probeQuirks(system, { onlyForRun: true });
+    const forRun = probeQuirks(system, { only: 'run' });
     const all = new Map(report.findings.map((finding) => [finding.id, finding.present]));
     for (const { id, present: isPresent } of forRun.findings) expect([id, isPresent]).toEqual([id, all.get(id)]);
     expect(forRun.findings.map(({ id }) => id)).toContain('syscall');
@@ -63,7 +63,7 @@ describe.skipIf(noKvm)('probeQuirks', () => {
   it('leaves no file descriptor behind', () => {
     using system = System.open();
     const before = openFiles();
-    for (let i = 0; i < 5; i++) probeQuirks(system, { onlyForRun: true });
+    for (let i = 0; i < 5; i++) probeQuirks(system, { only: 'run' });
     expect(openFiles()).toBe(before);
   });
 });

@@ -39,7 +39,7 @@ export async function runInGuest(config: VmConfig, script: string): Promise<Comm
 export function emulatesKernelCode(): boolean {
   if (noKvm) return false;
   using system = System.open();
-  return presentQuirks(probeQuirks(system, { onlyForRun: true })).includes('kernel-emulated');
+  return presentQuirks(probeQuirks(system, { only: 'run' })).includes('kernel-emulated');
 }
 
 function fail(message: string): never {

@@ -49,7 +49,7 @@ export interface AssistOptions {
   readonly counters?: Float64Array;
   /** One word, the same for all vCPUs of the VM: serializes `cmpxchg16b`. A VM of one vCPU needs none. */
   readonly lock?: Int32Array;
-  /** A debugger's claim to the `int3` at a linear address: true when it took the stop. */
+  /** Whether a debugger planted the `int3` at a linear address: then the exit is left to it. */
   readonly ownsInt3?: (linear: bigint) => boolean;
 }
 
@@ -95,6 +95,7 @@ export function createAssist(options: AssistOptions): Assist {
         INSTRUCTIONS.find(({ opcode, matches }) => opcode === instruction.opcode && matches(instruction));
       const result =
         row === undefined ? 'refused' : row.perform(instruction as NonNullable<typeof instruction>, context);
+      if (result === 'debugger') return false;
       if (row === undefined || instruction === undefined || result === 'refused') {
         failure = describeUnassisted(bytes, registers);
         return false;

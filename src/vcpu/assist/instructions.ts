@@ -19,16 +19,17 @@ export interface InstructionContext {
   readonly memory: GuestMemory;
   /** A shared word of the VM, 0 when free: one assisted `cmpxchg16b` at a time. */
   readonly lock: Int32Array;
-  /** A debugger's claim to an `int3` at this linear address; true when it took the stop. */
+  /** Whether a debugger planted the `int3` at this linear address. */
   readonly ownsInt3: (linear: bigint) => boolean;
 }
 
 /**
  * - `next`: performed, RIP goes to the next instruction
- * - `done`: performed, RIP is already what it should be (an exception at this instruction, a debugger's stop)
+ * - `done`: performed, RIP is already what it should be (an exception at this instruction)
  * - `refused`: not performed, nothing changed
+ * - `debugger`: not performed, nothing changed, because a debugger put it there
  */
-export type InstructionResult = 'next' | 'done' | 'refused';
+export type InstructionResult = 'next' | 'done' | 'refused' | 'debugger';
 
 export interface InstructionRow extends OpcodeLayout {
   /** Also the id of the quirk, and of the row in the report's counts. */
@@ -65,7 +66,7 @@ export const INSTRUCTIONS: readonly InstructionRow[] = [
     matches: ALWAYS,
     perform({ length }, { registers, ownsInt3 }) {
       const base = registers.codeBits === 64 ? 0n : registers.segmentBase('cs');
-      if (ownsInt3(base + registers.rip)) return 'done';
+      if (ownsInt3(base + registers.rip)) return 'debugger';
       // #BP is a trap: its frame holds the RIP after the int3.
       registers.rip += BigInt(length);
       registers.injectException(VECTOR_BREAKPOINT);

@@ -2,7 +2,7 @@
 // KVM API 4.2, 4.7 (a VM and a vCPU of its own); the rows are in quirks.ts.
 import type { System } from '../../kvm/system.js';
 import { MicroGuest } from './micro-guest.js';
-import { probeCpuid, QUIRKS, type KernelOption } from './quirks.js';
+import { probeCpuid, QUIRKS, type KernelOption, type Quirk } from './quirks.js';
 
 export interface QuirkFinding {
   readonly id: string;
@@ -20,21 +20,21 @@ export interface QuirkReport {
 }
 
 export interface ProbeOptions {
-  /** Only the quirks that change how a guest is run, not those that a person may want to know of. */
-  readonly onlyForRun?: boolean;
+  /** Only the quirks that these need to know. Default: all. */
+  readonly only?: Quirk['neededBy'];
 }
 
 /**
  * Probes on the calling thread; the VM is gone when it returns. Nothing is remembered.
  * @throws KvmError when a VM cannot be made at all
  */
-export function probeQuirks(system: System, { onlyForRun = false }: ProbeOptions = {}): QuirkReport {
+export function probeQuirks(system: System, { only }: ProbeOptions = {}): QuirkReport {
   const start = performance.now();
   using guest = new MicroGuest(system, probeCpuid(system.supportedCpuid()));
   const present = new Set<string>();
   const findings: QuirkFinding[] = [];
-  for (const { id, symptom, remedy, inRun, probe } of QUIRKS) {
-    if (onlyForRun && !inRun) continue;
+  for (const { id, symptom, remedy, neededBy, probe } of QUIRKS) {
+    if (only !== undefined && neededBy !== only) continue;
     const result = probe(guest, present);
     if (result.present) present.add(id);
     findings.push({ id, symptom, remedy, ...result });

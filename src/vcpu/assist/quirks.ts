@@ -1,11 +1,10 @@
 // Where a host's KVM falls short of a processor: rows of symptom, probe, remedy and what Linux must be told.
 // Intel SDM vol. 2 (the instructions); Linux Documentation/admin-guide/kernel-parameters.txt (the options).
-import { KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP } from '../../kvm/abi.js';
 import type { CpuidEntry } from '../../kvm/entries.js';
 import { MSR_LSTAR, MSR_STAR, MSR_SYSCALL_MASK } from '../../kvm/msr.js';
 import { hex } from '../disassemble.js';
+import { DEBUG_QUIRKS } from './debug-quirks.js';
 import {
-  MICRO_CODE,
   MICRO_DATA,
   MICRO_KERNEL_ALIAS,
   MICRO_SECOND_CODE,
@@ -14,29 +13,9 @@ import {
   type MicroMode,
   type MicroOutcome,
 } from './micro-guest.js';
+import { describeOutcome, type KernelOption, type ProbeResult, type Quirk } from './quirk.js';
 
-export interface ProbeResult {
-  readonly present: boolean;
-  /** What the micro-guest did, in a few words. */
-  readonly evidence: string;
-}
-
-/** An option for a Linux guest on a host with the quirk. */
-export interface KernelOption {
-  /** A whole option, or a feature for the one `clearcpuid=` that all rows share. */
-  readonly option: string | { readonly clearcpuid: string };
-  readonly why: string;
-}
-
-export interface Quirk {
-  readonly id: string;
-  readonly symptom: string;
-  readonly remedy: string;
-  readonly kernelOptions: readonly KernelOption[];
-  /** Whether a run needs to know; the others are for `check`. */
-  readonly inRun: boolean;
-  readonly probe: (guest: MicroGuest, presentSoFar: ReadonlySet<string>) => ProbeResult;
-}
+export type { KernelOption, Quirk } from './quirk.js';
 
 /** CPUID bits that probes withhold from their micro-guest to see whether it finds them all the same. */
 const MASKED_LEAF_1_ECX = 1 << 23; // POPCNT
@@ -66,7 +45,7 @@ function instruction(
     symptom: `${name} at CPL 0 ends the run: KVM_INTERNAL_ERROR_EMULATION`,
     remedy,
     kernelOptions,
-    inRun: true,
+    neededBy: 'run',
     probe: (guest) => emulationFails(guest, code, ['long']),
   };
 }
@@ -82,7 +61,7 @@ export const QUIRKS: readonly Quirk[] = [
     symptom: 'int3 at CPL 0 ends the run: KVM_INTERNAL_ERROR_EMULATION',
     remedy: 'the assist injects #BP with RIP after it; an int3 of a debugger goes to the debugger',
     kernelOptions: [],
-    inRun: true,
+    neededBy: 'run',
     probe: (guest) => emulationFails(guest, [0xcc], ['long']),
   },
   {
@@ -102,7 +81,7 @@ export const QUIRKS: readonly Quirk[] = [
       clear('erms', 'rep movsb and rep stosb move one byte a step there, the quadword forms eight'),
       clear('fsrm', 'rep movsb moves one byte a step there, a quadword copy eight'),
     ],
-    inRun: true,
+    neededBy: 'run',
     probe: (_guest, present) =>
       present.has('int3')
         ? { present: true, evidence: 'int3 came to the emulator' }
@@ -146,7 +125,7 @@ export const QUIRKS: readonly Quirk[] = [
     symptom: 'int n at CPL 0 in protected or long mode ends the run: KVM_INTERNAL_ERROR_EMULATION',
     remedy: 'the assist delivers the vector through the IDT',
     kernelOptions: [],
-    inRun: true,
+    neededBy: 'run',
     probe: (guest) => emulationFails(guest, [0xcd, 0x30], ['long', 'protected']),
   },
   {
@@ -154,7 +133,7 @@ export const QUIRKS: readonly Quirk[] = [
     symptom: 'syscall leaves CPL at 3, so that the fetch at LSTAR faults',
     remedy: 'a hardware breakpoint on the #PF handler, where the assist turns that fault into the entry',
     kernelOptions: [],
-    inRun: true,
+    neededBy: 'run',
     probe: probeSyscall,
   },
   {
@@ -162,10 +141,10 @@ export const QUIRKS: readonly Quirk[] = [
     symptom: 'int $0x80 at CPL 3 raises #UD in the guest',
     remedy: 'none; 64-bit programs, which use syscall',
     kernelOptions: [],
-    inRun: false,
+    neededBy: 'check',
     probe(guest) {
       const outcome = guest.attempt({ mode: 'long', cpl: 3, code: [0xcd, 0x80] });
-      return { present: !isVector(outcome, 0x80), evidence: describe(outcome) };
+      return { present: !isVector(outcome, 0x80), evidence: describeOutcome(outcome) };
     },
   },
   {
@@ -173,39 +152,21 @@ export const QUIRKS: readonly Quirk[] = [
     symptom: 'the guest sees CPUID features of the machine that KVM_SET_CPUID2 withholds',
     remedy: 'clearcpuid= for the features that do not work, by their own rows',
     kernelOptions: [],
-    inRun: true,
+    neededBy: 'run',
     probe: probeCpuidMasking,
   },
-  {
-    id: 'hardware-breakpoint',
-    symptom: 'hardware breakpoints of KVM_SET_GUEST_DEBUG are passed over at CPL 0',
-    remedy: 'none; the remedy for syscall needs them',
-    kernelOptions: [],
-    inRun: false,
-    probe(guest) {
-      const debugreg = [BigInt(MICRO_CODE + 1), 0n, 0n, 0n, 0n, 0n, 0n, 0x702n];
-      return debugExits(guest, 0, { control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, debugreg });
-    },
-  },
-  {
-    id: 'user-single-step',
-    symptom: 'KVM_GUESTDBG_SINGLESTEP at CPL 3 reaches the guest as #DB instead of making an exit',
-    remedy: 'none; step with breakpoints in the guest',
-    kernelOptions: [],
-    inRun: false,
-    probe: (guest) => debugExits(guest, 3, { control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP }),
-  },
+  ...DEBUG_QUIRKS,
   {
     id: 'vmcall',
     symptom: 'vmcall at CPL 0 never completes',
     remedy: "CPUID offers none of KVM's features that use it; leave others (PTP clock) out of the guest kernel",
     kernelOptions: [],
-    inRun: true,
+    neededBy: 'run',
     probe(guest) {
       // KVM_HC_VAPIC_POLL_IRQ, which does nothing but return 0.
       const program = { mode: 'long', cpl: 0, code: [0x0f, 0x01, 0xc1], regs: { rax: 1n } } as const;
       const outcome = guest.attempt(program, undefined, 2);
-      return { present: outcome.kind === 'spins', evidence: describe(outcome) };
+      return { present: outcome.kind === 'spins', evidence: describeOutcome(outcome) };
     },
   },
 ];
@@ -215,7 +176,7 @@ function emulationFails(guest: MicroGuest, code: readonly number[], modes: reado
   for (const mode of modes) {
     guest.memory.fill(MICRO_DATA, 0x1000);
     const outcome = guest.attempt({ mode, cpl: 0, code });
-    evidence.push(`${mode} mode: ${describe(outcome)}`);
+    evidence.push(`${mode} mode: ${describeOutcome(outcome)}`);
     if (outcome.kind === 'emulation-failure') return { present: true, evidence: evidence.join('; ') };
   }
   return { present: false, evidence: evidence.join('; ') };
@@ -234,7 +195,7 @@ function probeSyscall(guest: MicroGuest): ProbeResult {
     ]);
   });
   const present = isVector(outcome, 14) && outcome.kind === 'vector' && outcome.rip === BigInt(lstar);
-  return { present, evidence: describe(outcome) };
+  return { present, evidence: describeOutcome(outcome) };
 }
 
 function probeCpuidMasking(guest: MicroGuest): ProbeResult {
@@ -244,7 +205,7 @@ function probeCpuidMasking(guest: MicroGuest): ProbeResult {
     // mov $1,%eax; cpuid; mov %ecx,%esi; mov $7,%eax; xor %ecx,%ecx; cpuid
     code: [0xb8, 1, 0, 0, 0, 0x0f, 0xa2, 0x89, 0xce, 0xb8, 7, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2],
   });
-  if (outcome.kind !== 'done') return { present: false, evidence: describe(outcome) };
+  if (outcome.kind !== 'done') return { present: false, evidence: describeOutcome(outcome) };
   const { rsi, rbx } = guest.vcpu.getRegs();
   const seen1 = Number(rsi & 0xffff_ffffn);
   const seen7 = Number(rbx & 0xffff_ffffn);
@@ -254,29 +215,6 @@ function probeCpuidMasking(guest: MicroGuest): ProbeResult {
   };
 }
 
-function debugExits(guest: MicroGuest, cpl: 0 | 3, debug: { control: number; debugreg?: bigint[] }): ProbeResult {
-  const outcome = guest.attempt({ mode: 'long', cpl, code: [0x90, 0x90, 0x90] }, () => guest.vcpu.setGuestDebug(debug));
-  guest.vcpu.setGuestDebug({ control: 0 });
-  return { present: outcome.kind !== 'debug', evidence: describe(outcome) };
-}
-
 function isVector(outcome: MicroOutcome, vector: number): boolean {
   return outcome.kind === 'vector' && outcome.vector === vector;
-}
-
-function describe(outcome: MicroOutcome): string {
-  switch (outcome.kind) {
-    case 'done':
-      return 'ran';
-    case 'vector':
-      return `vector ${outcome.vector} with RIP ${hex(outcome.rip)}`;
-    case 'spins':
-      return `still at RIP ${hex(outcome.rip)} when the timer came`;
-    case 'emulation-failure':
-      return 'KVM_INTERNAL_ERROR_EMULATION';
-    case 'debug':
-      return 'KVM_EXIT_DEBUG';
-    case 'other':
-      return `exit reason ${outcome.exitReason}`;
-  }
 }

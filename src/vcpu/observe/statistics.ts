@@ -66,6 +66,14 @@ export class ExitStatistics {
     return entries;
   }
 
+  /** How many different reasons, ports and addresses there were. Cheap: some thousand loads. */
+  get kinds(): number {
+    const cells = this.#cells;
+    let kinds = 0;
+    for (let cell = 0; cell <= AT.overflow; cell++) if ((cells[cell * AT.cell] as number) > 0) kinds++;
+    return kinds;
+  }
+
   report(): ExitReport {
     const cells = this.#cells;
     const cell = (index: number): ExitCount => {

@@ -1,0 +1,49 @@
+// `microvisor trace FILE`: what a recorded trace says, on the terminal, as JSON, or for Perfetto and chrome://tracing.
+// Our own; the files are those of microvisor run --trace.
+import type { DefineVerb } from './verb.js';
+import { UsageError } from './usage-error.js';
+
+const AFTER_HELP = `
+Examples:
+  microvisor run --trace boot.trace -- true
+  microvisor trace boot.trace
+  microvisor trace boot.trace --chrome boot.json    open it at https://ui.perfetto.dev or in chrome://tracing
+`;
+const DEFAULT_COLUMNS = 80;
+
+export const define: DefineVerb = (command, { end }) => {
+  command
+    .argument('<FILE>', 'a trace that microvisor run --trace FILE has written')
+    .option('--chrome <FILE>', 'write it in the Trace Event Format instead')
+    .option('--json', 'print the summary as JSON')
+    .addHelpText('after', AFTER_HELP)
+    .action(async (file: string, options: { readonly chrome?: string; readonly json?: true }) => {
+      const { TraceFile, TraceFileError } = await import('../machine/trace/trace-format.js');
+      let trace;
+      try {
+        trace = TraceFile.open(file);
+      } catch (error) {
+        if (error instanceof TraceFileError) throw new UsageError('FILE', error.message);
+        const { errorCode } = await import('./file-problems.js');
+        throw new UsageError('FILE', `${file}: it cannot be read (${errorCode(error) ?? String(error)})`);
+      }
+      using opened = trace;
+      const records = () => opened.records();
+      if (options.chrome === undefined) {
+        const { summarize } = await import('../machine/trace/trace-summary.js');
+        const { formatSummary, TIMELINE_PARTS } = await import('./trace-text.js');
+        const columns = process.stdout.isTTY ? process.stdout.columns : DEFAULT_COLUMNS;
+        const summary = summarize(opened.header, records, TIMELINE_PARTS);
+        process.stdout.write(
+          options.json === true
+            ? `${JSON.stringify({ ...opened.header, ...summary }, undefined, 2)}\n`
+            : formatSummary(opened.header, summary, columns),
+        );
+      } else {
+        const { chromeTrace } = await import('../machine/trace/chrome-trace.js');
+        const { writePieces } = await import('./trace-output.js');
+        writePieces(options.chrome, chromeTrace(opened.header, records));
+      }
+      end({ status: 0 });
+    });
+};
