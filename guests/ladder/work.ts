@@ -1,0 +1,62 @@
+// The student's own folder: exercises are copied there, and never written over.
+// Our own; an installed package is not a place to work in.
+import { constants, copyFileSync, mkdirSync, readFileSync, statSync, watch } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { GUESTS } from './build.js';
+import type { Lesson } from './lesson.js';
+
+export interface WorkFile {
+  /** The student's file. */
+  readonly path: string;
+  /** True when it has just been copied. */
+  readonly isNew: boolean;
+}
+
+/** @param folder of the student; made when it is not there @throws Error of the file system */
+export function openWork(lesson: Lesson, folder: string): WorkFile {
+  const path = join(folder, lesson.name, lesson.exercise);
+  mkdirSync(dirname(path), { recursive: true });
+  try {
+    copyFileSync(join(GUESTS, lesson.name, lesson.exercise), path, constants.COPYFILE_EXCL);
+    return { path, isNew: true };
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    return { path, isNew: false };
+  }
+}
+
+/** The lesson's README. */
+export function readme(lesson: Lesson): string {
+  return readFileSync(join(GUESTS, lesson.name, 'README.md'), 'utf8');
+}
+
+/** Editors save in several steps. */
+const SETTLE_MS = 100;
+
+/** Calls `work` whenever the file is saved, until `signal`; a save while it works is seen afterwards. */
+export async function onSave(path: string, signal: AbortSignal, work: () => Promise<void>): Promise<void> {
+  let seen = savedAt(path);
+  let wake: () => void = () => undefined;
+  // The folder, because most editors put a new file in the old one's place.
+  const watcher = watch(dirname(path), () => wake());
+  signal.addEventListener('abort', () => wake());
+  try {
+    while (!signal.aborted) {
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+        if (signal.aborted || savedAt(path) !== seen) resolve();
+      });
+      await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
+      const saved = savedAt(path);
+      if (saved === seen || saved === undefined || signal.aborted) continue;
+      seen = saved;
+      await work();
+    }
+  } finally {
+    watcher.close();
+  }
+}
+
+function savedAt(path: string): number | undefined {
+  return statSync(path, { throwIfNoEntry: false })?.mtimeMs;
+}
