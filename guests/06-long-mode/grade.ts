@@ -8,14 +8,18 @@ const LINEAR = 0xffff_c000_0020_1000n;
 const FRAME = 0x50_0000;
 const VALUE = 0x0123_4567_89ab_cdefn;
 const WRITABLE = 2n;
+const EFER_LMA = 1n << 10n;
+const PML4 = 0x1_0000n;
 
 export function gradeLongMode(exam: Exam): void {
   const run = exam.run({ guest: exam.guest(ENTRY), ram: 8 << 20 });
-  exam.check('it reaches long mode', (run.sregs.efer & 0x400n) !== 0n, () => ({
+  // The exercise's own PML4, for a processor that has forgotten its CR3.
+  const cr3 = run.forgotten ? PML4 : run.sregs.cr3;
+  exam.check('it reaches long mode', run.forgotten || (run.sregs.efer & EFER_LMA) !== 0n, () => ({
     observed: `EFER is ${hex(run.sregs.efer)}, and ${describeEnd(run)}.`,
     missing: 'EFER.LMA; the exercise came with the way there (enter_long_mode).',
   }));
-  for (const { name, index, entry, next } of walkSteps(run.memory, run.sregs.cr3, LINEAR)) {
+  for (const { name, index, entry, next } of walkSteps(run.memory, cr3, LINEAR)) {
     const slot = `${name}[${index}]`;
     exam.check(`${slot} is present`, (entry & 1n) === 1n, () => ({
       observed: `The walk to ${hex(LINEAR)} ends at ${slot}, which is ${hex(entry)}: not present. So ${describeEnd(run)}.`,

@@ -45,10 +45,19 @@ export interface RigRun {
   readonly memory: GuestMemory;
   /** What the guest wrote to DEBUG_PORT. */
   readonly text: string;
+  /**
+   * True when the registers are those after a reset: SVM leaves a processor undefined that has shut down (AMD APM vol. 2
+   * §15.14.3), and KVM resets it. VMX and PVM keep them.
+   */
+  readonly forgotten: boolean;
 }
 
+/** Where a processor starts after a reset: RIP, with the base of CS. */
+const RESET_RIP = 0xfff0n;
+const RESET_CS_BASE = 0xffff_0000n;
+
 export function runRig(options: RigOptions, watchdog: Watchdog, limitMs: number): RigRun {
-  const { guest, ram = 64 << 10, regs = {}, irqchip = false } = options;
+  const { guest, ram = 64 << 10, irqchip = false } = options;
   using system = System.open();
   using vm = system.createVm();
   vm.setIdentityMapAddr(0xfffb_c000);
@@ -79,17 +88,19 @@ export function runRig(options: RigOptions, watchdog: Watchdog, limitMs: number)
   using fd = vm.createVcpu(0);
   fd.setCpuid2(system.supportedCpuid());
   fd.setSregs({ cs: { selector: 0, base: 0n } });
-  fd.setRegs({ rip: BigInt(ENTRY), rflags: 2n, ...regs });
+  fd.setRegs({ rip: BigInt(ENTRY), rflags: 2n, ...options.regs });
   const vcpu = new Vcpu({ fd, pio, mmio, pending });
   const stop = watchdog.guard(fd, limitMs, () => vcpu.run());
   if (stop.kind === 'pending') vcpu.completePending();
   options.inspect?.(vm, fd);
-  return { stop, regs: fd.getRegs(), sregs: fd.getSregs(), memory, text };
+  const [regs, sregs] = [fd.getRegs(), fd.getSregs()];
+  const forgotten = stop.kind === 'shutdown' && regs.rip === RESET_RIP && sregs.cs.base === RESET_CS_BASE;
+  return { stop, regs, sregs, memory, text, forgotten };
 }
 
 /** How a run ended, for a student. */
-export function describeEnd({ stop, regs }: Pick<RigRun, 'stop' | 'regs'>): string {
-  const at = `RIP is ${hex(regs.rip)}`;
+export function describeEnd({ stop, regs, forgotten }: Pick<RigRun, 'stop' | 'regs' | 'forgotten'>): string {
+  const at = forgotten ? 'where, this processor does not tell after that' : `RIP is ${hex(regs.rip)}`;
   if (stop.kind === 'kicked') return `the guest was still running when its time was over; ${at}`;
   return `the guest ended with ${describeStop(stop)}; ${at}`;
 }

@@ -12,8 +12,8 @@ const VERBS: readonly VerbRow[] = [
   { name: 'run', summary: 'boot a guest, or run a command in the default guest', load: () => import('./run.js') },
   { name: 'check', summary: 'say what this host offers, and what is missing', load: () => import('./check.js') },
   { name: 'disk', summary: 'make disk images for --disk', load: () => import('./disk.js') },
-  { name: 'lesson', summary: 'learn how a hypervisor works, step by step', load: () => import('./lesson.js') },
   { name: 'guest', summary: 'prepare the default guest without running it', load: () => import('./guest.js') },
+  { name: 'lesson', summary: 'learn how a hypervisor works, step by step', load: () => import('./lesson.js') },
 ];
 
 const AFTER_HELP = `

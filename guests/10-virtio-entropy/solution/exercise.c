@@ -32,8 +32,8 @@ ENTRY void start(void) {
   queue.avail.index = 1;
   barrier();
   write_register(QUEUE_NOTIFY, 0);
-  // An exit a turn, so it does not take long until we give up.
-  for (int patience = 20000; queue.used.index == 0 && patience > 0; patience--) read_register(STATUS);
+  // A device that was not started never uses anything; any other gets as many exits as it takes.
+  while (queue.used.index == 0 && (read_register(STATUS) & (DRIVER_OK | NEEDS_RESET)) == DRIVER_OK) barrier();
 
   print(queue.used.index == 1 ? "used: " : "not used: ");
   for (int i = 0; i < BYTES; i++) print_hex(random[i], 2);
