@@ -33,6 +33,11 @@ export function gradeLongMode(exam: Exam): void {
       observed: `${slot} is ${hex(entry)}: bit 7 makes it a large page, and the walk would end there.`,
       missing: 'an entry without bit 7, which leads to the next table.',
     }));
+    const leadsToRam = run.memory.contains(Number(next), 4096);
+    exam.check(`${slot} leads to RAM`, leadsToRam, () => ({
+      observed: `${slot} is ${hex(entry)}: it leads to GPA ${hex(next)}, and RAM ends at ${hex(run.memory.size)}.`,
+      missing: 'the address of a page in RAM, with its lowest twelve bits as flags.',
+    }));
     if (name === 'PT')
       exam.check(`${slot} is the frame at ${hex(FRAME)}`, next === BigInt(FRAME), () => ({
         observed: `${slot} leads to GPA ${hex(next)}.`,

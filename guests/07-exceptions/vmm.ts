@@ -70,6 +70,8 @@ export function runExceptions({ output }: { readonly output: (text: string) => v
 /** The IDT as the guest wrote it: the handler's address lies in three pieces (SDM vol. 3A, figure 6-8). */
 export function readGates(memory: GuestMemory, idt: { readonly base: bigint; readonly limit: number }): Gate[] {
   const gates: Gate[] = [];
+  // The guest chooses where its IDT lies, and may choose badly.
+  if (!memory.contains(Number(idt.base), idt.limit + 1)) return gates;
   for (let vector = 0; (vector + 1) * GATE_BYTES - 1 <= idt.limit; vector++) {
     const low = memory.readU64(Number(idt.base) + vector * GATE_BYTES);
     const high = BigInt(memory.readU32(Number(idt.base) + vector * GATE_BYTES + 8));

@@ -1,5 +1,7 @@
 // What the command uses of the ladder: list, explain, run, grade.
 // Our own; `microvisor lesson` is src/cli/lesson.ts.
+import { join } from 'node:path';
+import { GUESTS } from './build.js';
 import { formatGrade, gradeFile } from './exam.js';
 import type { Lesson } from './lesson.js';
 import { LESSONS, findLesson, lessonNumber } from './lessons.js';
@@ -26,7 +28,7 @@ function title({ name }: Lesson): string {
 /** Prints the lesson's README, and runs its worked guest. */
 export async function show(lesson: Lesson, output: Output, options: RenderOptions): Promise<void> {
   output(renderMarkdown(readme(lesson), options));
-  output('\nThe lesson runs:\n\n');
+  output(`\nIts files are in ${join(GUESTS, lesson.name)}. It runs:\n\n`);
   await lesson.run({ output });
   const number = lessonNumber(lesson);
   output(`\nNow your turn: microvisor lesson ${number} --work DIR copies the exercise to DIR, and grades it.\n`);
@@ -47,7 +49,7 @@ export async function grade(lesson: Lesson, { folder, output, watch }: GradeOpti
   const watchdog = new Watchdog();
   let isPassed = false;
   const once = async (): Promise<void> => {
-    const result = await gradeFile(lesson, path, watchdog);
+    const result = await gradeFile(lesson, path, { watchdog });
     isPassed = result.failed === undefined;
     output(formatGrade(lesson, path, result));
   };

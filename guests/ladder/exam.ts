@@ -7,8 +7,8 @@ import type { Exam, Finding, Lesson } from './lesson.js';
 import { runRig } from './rig.js';
 import { Watchdog } from './watchdog.js';
 
-/** For a guest on the rig: far more than any solution takes, and little for a person who waits. */
-const RIG_LIMIT_MS = 2000;
+/** For a guest on the rig: far more than any solution takes on a busy machine, and bearable for a person who waits. */
+const GUEST_LIMIT_MS = 5000;
 /** For a machine of createVm, whose threads have to start first, maybe on a host that is emulated itself. */
 const MACHINE_LIMIT_MS = 20_000;
 
@@ -30,14 +30,22 @@ export interface Grade {
   readonly failed: ExamFailure | undefined;
 }
 
+export interface GradeTools {
+  /** For those who grade more than once. */
+  readonly watchdog?: Watchdog;
+  /** Milliseconds that a guest on the rig may take. */
+  readonly guestLimitMs?: number;
+}
+
 /** @param path the student's file @throws Error when the host lacks something: KVM, or the tools that make a guest */
-export async function gradeFile(lesson: Lesson, path: string, watchdog = new Watchdog()): Promise<Grade> {
+export async function gradeFile(lesson: Lesson, path: string, tools: GradeTools = {}): Promise<Grade> {
+  const { watchdog = new Watchdog(), guestLimitMs = GUEST_LIMIT_MS } = tools;
   const passed: string[] = [];
   const exam: Exam = {
     guest: (origin) => translated('the source is accepted', () => build(path, origin)),
     module: () => loadModule(path),
-    run: (options) => runRig(options, watchdog, RIG_LIMIT_MS),
-    guard: (vcpu, work) => watchdog.guard(vcpu, RIG_LIMIT_MS, work),
+    run: (options) => runRig(options, watchdog, guestLimitMs),
+    guard: (vcpu, work) => watchdog.guard(vcpu, guestLimitMs, work),
     limitMs: MACHINE_LIMIT_MS,
     check(what, isPassed, finding) {
       if (!isPassed) throw new ExamFailure(what, finding());
