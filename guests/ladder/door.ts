@@ -53,13 +53,12 @@ export async function grade(lesson: Lesson, { folder, output, watch }: GradeOpti
     isPassed = result.failed === undefined;
     output(formatGrade(lesson, path, result));
   };
-  await once();
-  if (watch !== undefined) {
-    output('\nWaiting for you to save it; Ctrl-C ends.\n');
+  if (watch === undefined) await once();
+  else
     await onSave(path, watch, async () => {
       output(`\n${new Date().toTimeString().slice(0, 8)}\n`);
       await once();
+      output('Waiting for you to save it; Ctrl-C ends.\n');
     });
-  }
   return isPassed;
 }

@@ -33,30 +33,31 @@ export function readme(lesson: Lesson): string {
 /** Editors save in several steps. */
 const SETTLE_MS = 100;
 
-/** Calls `work` whenever the file is saved, until `signal`; a save while it works is seen afterwards. */
+/** Calls `work` now and after each save, until `signal` aborts. A save while it works is seen afterwards. */
 export async function onSave(path: string, signal: AbortSignal, work: () => Promise<void>): Promise<void> {
-  let seen = savedAt(path);
   let wake: () => void = () => undefined;
   // The folder, because most editors put a new file in the old one's place.
   const watcher = watch(dirname(path), () => wake());
   signal.addEventListener('abort', () => wake());
   try {
     while (!signal.aborted) {
-      await new Promise<void>((resolve) => {
-        wake = resolve;
-        if (signal.aborted || savedAt(path) !== seen) resolve();
-      });
-      await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
-      const saved = savedAt(path);
-      if (saved === seen || saved === undefined || signal.aborted) continue;
-      seen = saved;
+      // Read before the work: what is saved from here on has not been looked at.
+      const seen = savedAt(path);
       await work();
+      const isDone = (): boolean => signal.aborted || ![undefined, seen].includes(savedAt(path));
+      while (!isDone())
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+          if (isDone()) resolve();
+        });
+      await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
     }
   } finally {
     watcher.close();
   }
 }
 
+/** When it was saved, in milliseconds; undefined while an editor has it away. */
 function savedAt(path: string): number | undefined {
   return statSync(path, { throwIfNoEntry: false })?.mtimeMs;
 }

@@ -54,11 +54,15 @@ describe('microvisor lesson', { timeout: 180_000 }, () => {
 
   it.skipIf(noKvm)('"--watch reruns on save"', async () => {
     const { child, seen, ended } = start(['lesson', '1', '--work', folder, '--watch'], { input: '' });
-    await seen('Waiting for you to save it');
-    copyFileSync(SOLUTION, join(folder, '01-halt/exercise.S'));
-    await seen('Lesson 01-halt is passed.');
-    child.kill('SIGINT');
-    expect((await ended).signal).toBe('SIGINT');
+    try {
+      await seen('Waiting for you to save it');
+      copyFileSync(SOLUTION, join(folder, '01-halt/exercise.S'));
+      await seen('Lesson 01-halt is passed.');
+      child.kill('SIGINT');
+      expect((await ended).signal).toBe('SIGINT');
+    } finally {
+      child.kill('SIGKILL');
+    }
   });
 
   it('names the tools when they are missing', async () => {
