@@ -12,16 +12,18 @@ export interface WorkFile {
   readonly isNew: boolean;
 }
 
-/** @param folder of the student; made when it is not there @throws Error of the file system */
+/** @param folder of the student; made when it is not there @throws Error that says why it cannot be used */
 export function openWork(lesson: Lesson, folder: string): WorkFile {
   const path = join(folder, lesson.name, lesson.exercise);
-  mkdirSync(dirname(path), { recursive: true });
   try {
+    mkdirSync(dirname(path), { recursive: true });
     copyFileSync(join(GUESTS, lesson.name, lesson.exercise), path, constants.COPYFILE_EXCL);
     return { path, isNew: true };
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-    return { path, isNew: false };
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST' && statSync(path, { throwIfNoEntry: false })?.isFile() === true)
+      return { path, isNew: false };
+    throw new Error(`the exercise cannot be copied to ${path}; use another folder (${message})`, { cause: error });
   }
 }
 

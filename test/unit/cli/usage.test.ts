@@ -32,6 +32,11 @@ describe('"one clear sentence, status 2"', () => {
     ['a lesson by half of its name', ['lesson', 'halt'], /N: there is no lesson "halt"/],
     ['work without a lesson', ['lesson', '--work', 'x'], /N: is missing: name the lesson to grade/],
     ['a folder that is none', ['lesson', '1', '--work', MAIN], /--work: .*main\.js is no folder; name one/],
+    [
+      'a folder that cannot be made',
+      ['lesson', '1', '--work', '/proc/x'],
+      /cannot be copied to \/proc\/x\/01-halt\/ex.*another/,
+    ],
     ['a folder without a name', ['lesson', '1', '--work', ''], /--work: takes the name of a folder/],
     ['nothing to watch', ['lesson', '1', '--watch'], /--watch: goes with --work DIR only/],
     ['options that conflict', ['run', '--load', '0x1000'], /--load: .*--entry/],
