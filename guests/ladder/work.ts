@@ -1,6 +1,6 @@
 // The student's own folder: exercises are copied there, and never written over.
 // Our own; an installed package is not a place to work in.
-import { constants, copyFileSync, mkdirSync, readFileSync, statSync, watch } from 'node:fs';
+import { constants, copyFileSync, existsSync, mkdirSync, readFileSync, statSync, watch } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { GUESTS } from './build.js';
 import type { Lesson } from './lesson.js';
@@ -16,7 +16,7 @@ export interface WorkFile {
 export function openWork(lesson: Lesson, folder: string): WorkFile {
   const path = join(folder, lesson.name, lesson.exercise);
   try {
-    mkdirSync(dirname(path), { recursive: true });
+    makeFolder(dirname(path));
     copyFileSync(join(GUESTS, lesson.name, lesson.exercise), path, constants.COPYFILE_EXCL);
     return { path, isNew: true };
   } catch (error) {
@@ -25,6 +25,13 @@ export function openWork(lesson: Lesson, folder: string): WorkFile {
       return { path, isNew: false };
     throw new Error(`the exercise cannot be copied to ${path}; use another folder (${message})`, { cause: error });
   }
+}
+
+/** Step by step: where a file system refuses a folder with ENOENT, as /proc does, Node's own recursion never ends. */
+function makeFolder(path: string): void {
+  if (existsSync(path)) return;
+  makeFolder(dirname(path));
+  mkdirSync(path);
 }
 
 /** The lesson's README. */

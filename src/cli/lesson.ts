@@ -1,6 +1,6 @@
 // `microvisor lesson`: lists the lessons, explains and runs one, grades the student's exercise, also at each save.
 // The work is that of guests/ladder; status 0, or 1 when an exercise is not passed.
-import { statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { UsageError } from './usage-error.js';
 import type { DefineVerb } from './verb.js';
 
@@ -58,7 +58,6 @@ export const define: DefineVerb = (command, { end }) => {
 
 function checkFolder(path: string): void {
   if (path === '') throw new UsageError('--work', 'takes the name of a folder, not an empty text');
-  const found = statSync(path, { throwIfNoEntry: false });
-  if (found !== undefined && !found.isDirectory())
+  if (existsSync(path) && !statSync(path).isDirectory())
     throw new UsageError('--work', `${path} is no folder; name one, which is made when it is not there`);
 }
