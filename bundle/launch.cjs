@@ -4,7 +4,8 @@
 const { readFileSync, statSync } = require('node:fs');
 const { createRequire } = require('node:module');
 const path = require('node:path');
-const { constants, Script } = require('node:vm');
+const { pathToFileURL } = require('node:url');
+const { Script } = require('node:vm');
 
 /** The compiled code of `file`; undefined when there is none, or only that of an earlier build. */
 function readCache(file) {
@@ -28,14 +29,12 @@ function launch(main) {
     if (loaded !== undefined) return loaded.exports;
     const module = { exports: {} };
     modules.set(file, module);
-    const script = new Script(readFileSync(file, 'utf8'), {
-      filename: file,
-      cachedData: readCache(file),
-      importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER,
-    });
+    const script = new Script(readFileSync(file, 'utf8'), { filename: file, cachedData: readCache(file) });
     const foreign = createRequire(file);
-    const requireFrom = (id) => (id.startsWith('.') ? load(path.resolve(path.dirname(file), id)) : foreign(id));
-    script.runInThisContext()(module.exports, requireFrom, module, file, path.dirname(file));
+    const folder = path.dirname(file);
+    const requireFrom = (id) => (id.startsWith('.') ? load(path.resolve(folder, id)) : foreign(id));
+    const importFrom = (id) => import(id.startsWith('.') ? pathToFileURL(path.resolve(folder, id)).href : id);
+    script.runInThisContext()(module.exports, requireFrom, module, file, folder, importFrom);
     return module.exports;
   };
   return load(main);

@@ -1,7 +1,7 @@
 // Lesson 1: the smallest VMM. A VM, a page of memory, a vCPU, one KVM_RUN, and the reason why it came back.
 // KVM API 4.2 (KVM_CREATE_VM), 4.35 (memory slots), 4.7 (vCPUs), 4.10 (KVM_RUN), 5 (struct kvm_run).
-import { abi, EXIT_NAMES, GuestMemory, KVM_RUN_OFFSET, System } from '../../src/index.js';
-import { assemble } from '../assemble.js';
+import { abi, EXIT_NAMES, GuestMemory, KVM_RUN_OFFSET, System } from 'microvisor';
+import { buildLesson } from '../ladder/build.js';
 
 /** Where the guest lies in its own, "guest-physical" memory, and where it starts. */
 const ENTRY = 0x1000;
@@ -25,7 +25,7 @@ export function runHalt({ output }: { readonly output: (text: string) => void })
 
   // Guest RAM is memory of this process. A slot makes it appear at a guest-physical address.
   const memory = GuestMemory.create(RAM_BYTES);
-  memory.write(ENTRY, assemble('01-halt', ENTRY));
+  memory.write(ENTRY, buildLesson('01-halt', ENTRY));
   vm.setUserMemoryRegion({ slot: 0, guestPhysAddr: 0, memory: memory.window(0, RAM_BYTES) });
 
   // After reset a processor fetches from 0xfffffff0, where a firmware would be. We have none: move it to our code.

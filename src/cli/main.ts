@@ -15,6 +15,7 @@ const VERBS: readonly VerbRow[] = [
   { name: 'disk', summary: 'make disk images for --disk', load: () => import('./disk.js') },
   { name: 'guest', summary: 'prepare the default guest without running it', load: () => import('./guest.js') },
   { name: 'trace', summary: 'say what a recorded trace shows', load: () => import('./trace.js') },
+  { name: 'lesson', summary: 'learn how a hypervisor works, step by step', load: () => import('./lesson.js') },
 ];
 
 /** The verbs that take words after `--`. */
@@ -25,6 +26,7 @@ Examples:
   microvisor run                  a shell in the default guest
   microvisor run -- uname -a      a command in it
   microvisor check                what this host offers
+  microvisor lesson               learn how it works
   microvisor run --help           all options of a verb
 `;
 

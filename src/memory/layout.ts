@@ -61,7 +61,9 @@ export const LOW_RAM_END = 0xc000_0000;
 /** virtio-mmio windows, one page each, upwards from here. */
 export const VIRTIO_MMIO_BASE = 0xd000_0000;
 export const VIRTIO_MMIO_STRIDE = 0x1000;
+/** The IOAPIC, which is the kernel's own. */
 export const IOAPIC_BASE = 0xfec0_0000;
+/** Each vCPU sees its own local APIC here; the kernel's, too. */
 export const LAPIC_BASE = 0xfee0_0000;
 /** One page for KVM_SET_IDENTITY_MAP_ADDR (VMX without unrestricted guest). */
 export const KVM_IDENTITY_MAP = 0xfffb_c000;

@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { assemble } from '../../guests/assemble.js';
+import { buildLesson } from '../../guests/ladder/build.js';
 import { createVm, System, type Vm, type VmConfig } from '../../src/index.js';
 import { debugFacilities } from '../../src/machine/host-quirks.js';
 import { presentQuirks, probeQuirks } from '../../src/vcpu/assist/probe.js';
@@ -124,7 +124,7 @@ describe.skipIf(noKvm || gdbMissing())("Debian's gdb", () => {
       'follows lesson 5 from real mode to long mode by a breakpoint, and sees its registers',
       async () => {
         const kernel = join(directory, 'lesson-05.bin');
-        const image = assemble('05-long-mode', LESSON_ENTRY);
+        const image = buildLesson('06-long-mode', LESSON_ENTRY);
         writeFileSync(kernel, image);
         await using vm = await waiting({ kernel, entry: 'real', load: LESSON_ENTRY, cmdline: '', memoryMiB: 8 });
         // Its last instruction but a jump: hlt.

@@ -1,7 +1,7 @@
 // The joined code that a user's process runs: the same library, and compiled before it starts.
 // bundle/ makes it; what it is good for is measured by `npm run bench -- boot`.
 import { execFileSync } from 'node:child_process';
-import { cpSync, mkdtempSync, readdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -74,5 +74,28 @@ describe('launch', () => {
     expect(launched('text.js')).toEqual({ is: 'new' });
     writeFileSync(`${file}.cache`, 'no cache');
     expect(launched('text.js')).toEqual({ is: 'new' });
+  });
+
+  it('"code that V8 took from its cache has none" of its own: import() finds packages and files from there, too', async () => {
+    const file = join(directory, 'importing.js');
+    const code = `(function (exports, require, module, __filename, __dirname, importModule) {
+      exports.modules = [importModule('node:path'), importModule('./imported.mjs')]; })`;
+    writeFileSync(file, code);
+    writeFileSync(join(directory, 'imported.mjs'), 'export const is = "imported";');
+    const compile = `
+      const { Script } = require('node:vm');
+      const { readFileSync, writeFileSync } = require('node:fs');
+      const [file] = process.argv.slice(1);
+      writeFileSync(file + '.cache', new Script(readFileSync(file, 'utf8')).createCachedData());`;
+    execFileSync(process.execPath, ['-e', compile, file]);
+    const print = `
+      const { launch } = require(process.argv[1]);
+      Promise.all(launch(process.argv[2]).modules).then(([path, { is }]) => console.log(path.sep, is));`;
+    const printed = execFileSync(process.execPath, ['-e', print, join(directory, 'launch.cjs'), file]).toString();
+    expect(printed).toBe('/ imported\n');
+    // What is joined leaves nothing to the import() of its own.
+    for (const folder of ['command', 'thread', 'library'])
+      for (const name of readdirSync(join(BUNDLE, folder)).filter((name) => name.endsWith('.js')))
+        expect(readFileSync(join(BUNDLE, folder, name), 'utf8'), name).not.toMatch(/\bimport\(/);
   });
 });

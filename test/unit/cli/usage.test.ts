@@ -26,6 +26,17 @@ describe('"one clear sentence, status 2"', () => {
     ['a disk without a file', ['disk', 'create', '--size', '1M'], /'FILE'/],
     ['a disk of half a sector', ['disk', 'create', 'x', '--size', '1048832'], /--size: .*a multiple of 512/],
     ['a guest that there is not', ['guest', '--guest', 'big'], /--guest: takes stock or small/],
+    ['a lesson that there is not', ['lesson', '99'], /N: there is no lesson "99"; microvisor lesson lists them/],
+    ['a lesson by half of its name', ['lesson', 'halt'], /N: there is no lesson "halt"/],
+    ['work without a lesson', ['lesson', '--work', 'x'], /N: is missing: name the lesson to grade/],
+    ['a folder that is none', ['lesson', '1', '--work', MAIN], /--work: .*main\.js is no folder; name one/],
+    [
+      'a folder that cannot be made',
+      ['lesson', '1', '--work', '/proc/x'],
+      /cannot be copied to \/proc\/x\/01-halt\/ex.*another/,
+    ],
+    ['a folder without a name', ['lesson', '1', '--work', ''], /--work: takes the name of a folder/],
+    ['nothing to watch', ['lesson', '1', '--watch'], /--watch: goes with --work DIR only/],
     ['options that conflict', ['run', '--load', '0x1000'], /--load: .*--entry/],
   ])('%s', (_, words, message) => {
     const { status, stdout, stderr } = microvisor(...words);
@@ -41,6 +52,7 @@ describe('what was asked for goes to stdout, with status 0', () => {
     ['help of a verb', ['run', '--help'], /--kernel <FILE>[^]*Status: 0 the guest powered off/],
     ['the same by the word', ['help', 'check'], /--json/],
     ['help of a command of a verb', ['disk', 'create', '--help'], /--from <DIR>/],
+    ['the lessons', ['lesson'], / 13 {2}linux-boot +the Linux boot protocol[^]*microvisor lesson 1 begins\.\n$/],
     ['--version', ['--version'], /^\d+\.\d+\.\d+\n$/],
   ])('%s', (_, words, text) => {
     const { status, stdout, stderr } = microvisor(...words);
