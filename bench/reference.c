@@ -378,7 +378,7 @@ static int serve(const char *guest, uint32_t op, uint32_t mode, const char *feat
     }
     post(COUNT, count);
     long preempted = preemptions();
-    double cpu = now(CLOCK_THREAD_CPUTIME_ID), wall = now(CLOCK_MONOTONIC);
+    double wall = now(CLOCK_MONOTONIC), cpu = now(CLOCK_THREAD_CPUTIME_ID);
     if (kicks || answers) run_answering(count, kicks);
     else run_guest();
     cpu = now(CLOCK_THREAD_CPUTIME_ID) - cpu;

@@ -30,7 +30,7 @@ export function goalsOf(result: ExitsResult): readonly Goal[] {
   );
   const warmest = worst(machine(warm), ({ beyondC }) => beyondC.median);
   const coalesced = worst(
-    machine(cells, ['port-write-coalesced', 'mmio-write-coalesced']),
+    machine(cells, ['port-writes-coalesced', 'mmio-writes-coalesced']),
     ({ ratio }) => -ratio.median,
   );
   const heap = Object.values(isolated.heap);

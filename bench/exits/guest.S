@@ -24,6 +24,7 @@
         .set    REAL_MMIO, 0xd0000      # real mode does not reach that far
         .set    WRITTEN, 0x14           # DeviceFeaturesSel; offset 0 is MagicValue
         .set    FILTERED_MSR, 0x1b0
+        .set    IN_A_ROW, 16
 
         .set    APIC, 0xfee00000
         .set    EOI, 0xb0
@@ -76,6 +77,18 @@
         .macro  op_6
         mov     ecx, FILTERED_MSR
         rdmsr
+        .endm
+
+# In a row, where what the loop itself costs would be most of it.
+        .macro  op_11
+        .rept   IN_A_ROW
+        out     PORT, al
+        .endr
+        .endm
+        .macro  op_12
+        .rept   IN_A_ROW
+        mov     gs:[ebx + WRITTEN], eax
+        .endr
         .endm
 
         .macro  loop_of op
@@ -211,6 +224,8 @@ long_mode:
         mailbox STAMPS, MMIO
         loop_of 5
         loop_of 6
+        loop_of 11
+        loop_of 12
         mov     dword ptr [TICKS], 0
         cmp     eax, 7
         je      wait_halted

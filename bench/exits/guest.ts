@@ -36,6 +36,8 @@ export const OP = {
   waitSpinning: 8,
   timer: 9,
   spin: 10,
+  portWrites: 11,
+  mmioWrites: 12,
 } as const;
 
 export const MODE = { real: 0, protected: 1, long: 2, user: 3 } as const;

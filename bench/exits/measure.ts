@@ -82,7 +82,8 @@ export async function measureCase(each: ExitCase, tiers: readonly Tier[], option
   const reference = SubjectProcess.reference(options.workshop, against, options.substrate);
   const contestants: Contestant[] = [];
   try {
-    const warmUpPasses = each.clock === 'latency' ? WARM_UP_LATENCIES : WARM_UP_PASSES[options.substrate];
+    const warmUpPasses =
+      each.clock === 'latency' ? WARM_UP_LATENCIES : WARM_UP_PASSES[options.substrate] * each.warmUpShare;
     await reference.batch(against.passes, false);
     for (const tier of able.filter(({ runs }) => runs !== 'qemu')) {
       options.onProgress(tier);

@@ -136,8 +136,8 @@ export class Rig {
     }
     this.#memory.writeU32(GUEST.mailbox.count, passes);
     const preemptions = preemptionsOfThread();
-    const cpu = threadCpuNanoseconds();
     const wall = process.hrtime.bigint();
+    const cpu = threadCpuNanoseconds();
     if (op === OP.spin) this.#takeKicks(passes);
     else this.#run();
     const took = {

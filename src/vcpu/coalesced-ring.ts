@@ -17,16 +17,16 @@ const LAST = AT.last >> 2;
  */
 export class CoalescedRing {
   readonly #words: Uint32Array;
-  readonly #view: DataView;
+  readonly #bytes: Uint8Array;
 
   constructor(
-    vcpu: { readonly run: Pick<VcpuFd['run'], 'u32' | 'view'> },
+    vcpu: { readonly run: Pick<VcpuFd['run'], 'u32' | 'u8'> },
     private readonly lock: Int32Array,
     private readonly pio: Pick<ExitBus, 'write'>,
     private readonly mmio: Pick<ExitBus, 'write'>,
   ) {
     this.#words = vcpu.run.u32;
-    this.#view = vcpu.run.view;
+    this.#bytes = vcpu.run.u8;
   }
 
   /** Hands every waiting write to its bus, oldest first. Called before each exit is dispatched. */
@@ -47,14 +47,19 @@ export class CoalescedRing {
   }
 
   #deliver(at: number): void {
-    const view = this.#view;
-    const address = Number(view.getBigUint64(at + AT.entry.phys_addr, true));
-    const length = view.getUint32(at + AT.entry.len, true);
-    const bus = view.getUint32(at + AT.entry.pio, true) === 0 ? this.mmio : this.pio;
-    const data = at + AT.entry.data;
-    if (length === 4) bus.write(address, 4, view.getUint32(data, true));
-    else if (length === 1) bus.write(address, 1, view.getUint8(data));
-    else if (length === 2) bus.write(address, 2, view.getUint16(data, true));
-    else for (let i = 0; i < length && i < 8; i++) bus.write(address + i, 1, view.getUint8(data + i));
+    const words = this.#words;
+    const address = (words[(at + AT.entry.phys_addr) >> 2] as number) + (words[(at + HIGH) >> 2] as number) * 2 ** 32;
+    const length = words[(at + AT.entry.len) >> 2] as number;
+    const bus = words[(at + AT.entry.pio) >> 2] === 0 ? this.mmio : this.pio;
+    const data = words[(at + AT.entry.data) >> 2] as number;
+    if (length === 4) bus.write(address, 4, data);
+    else if (length === 1) bus.write(address, 1, data & 0xff);
+    else if (length === 2) bus.write(address, 2, data & 0xffff);
+    else
+      for (let i = 0; i < length && i < 8; i++)
+        bus.write(address + i, 1, this.#bytes[at + AT.entry.data + i] as number);
   }
 }
+
+/** The upper half of an address. */
+const HIGH = AT.entry.phys_addr + 4;

@@ -36,7 +36,12 @@ function rig(options: { readonly start?: number; readonly onWrite?: (rig: Rig) =
   view.setUint32(AT.first, options.start ?? 0, true);
   view.setUint32(AT.last, options.start ?? 0, true);
   const result: Rig = {
-    ring: new CoalescedRing({ run: { u32: new Uint32Array(buffer), view } }, lock, bus('pio'), bus('mmio')),
+    ring: new CoalescedRing(
+      { run: { u32: new Uint32Array(buffer), u8: new Uint8Array(buffer) } },
+      lock,
+      bus('pio'),
+      bus('mmio'),
+    ),
     lock,
     delivered,
     kernelWrites(pio, address, data) {
