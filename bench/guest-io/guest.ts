@@ -75,7 +75,9 @@ export class LoadGuest {
     this.noNetwork = parts.noNetwork;
     const { exec } = vm;
     if (exec === undefined) throw new Error('the machine has no exec channel');
-    this.#errors = Promise.all([text(exec.stderr), text(vm.console.output)]).then((words) => words.join('').slice(-2000));
+    this.#errors = Promise.all([text(exec.stderr), text(vm.console.output)]).then((words) =>
+      words.join('').slice(-2000),
+    );
     this.#lines = createInterface({ input: exec.stdout });
     const hear = (line: string): void => {
       this.#heard.push(line);
@@ -169,7 +171,8 @@ export class LoadGuest {
     const [exits] = vcpus;
     const device = virtio.find((row) => row.name === name);
     if (exits === undefined || device === undefined) throw new Error(`the machine has no ${name}`);
-    const sum = (rows: readonly { readonly count: number }[]): number => rows.reduce((all, { count }) => all + count, 0);
+    const sum = (rows: readonly { readonly count: number }[]): number =>
+      rows.reduce((all, { count }) => all + count, 0);
     const registerExits = sum(exits.mmio.filter((row) => row.device === name));
     const talk = sum(exits.ports.filter(({ port }) => port >= PORT.COM2 && port < PORT.COM2 + 8));
     return {
