@@ -1,6 +1,8 @@
 // What a disk and a network cost from inside a real Linux guest, per request and per MiB, and how far away both sides are.
 // VIRTIO 1.2 §5.1, §5.2; the guest's part is bench/guest-io/load.c. Processor time, because the machine may be shared.
 import { writeFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { threadCpuNanoseconds } from '../src/kvm/host-memory.js';
 import { LoadGuest, type Cost, type Work } from './guest-io/guest.js';
 import { measureLatencies, type Latencies } from './guest-io/latency.js';
 import { formatMachine, machineInfo } from './machine.js';
@@ -74,10 +76,13 @@ export async function benchGuestIo({ rounds, json }: Pick<BenchOptions, 'rounds'
   const guest = await LoadGuest.start();
   try {
     const rows = await measureRows(guest, rounds, progress);
+    progress.show('wake-ups for nothing');
+    const idleWakeUp = await measureIdleWakeUp();
     progress.end();
-    const result = { benchmark: 'guest-io', machine, latencies, rows, noNetwork: guest.noNetwork };
+    const result = { benchmark: 'guest-io', machine, latencies, rows, idleWakeUp, noNetwork: guest.noNetwork };
     if (json !== undefined) writeFileSync(json, `${JSON.stringify(result, undefined, 2)}\n`);
     process.stdout.write(`${formatMachine(machine)}\n${formatRows(rows, rounds)}\n\n${formatLatencies(latencies)}\n`);
+    process.stdout.write(`a wake-up of the owner that does nothing: ${idleWakeUp.toFixed(1)} µs\n`);
     if (guest.noNetwork !== undefined) process.stdout.write(`no TCP: ${guest.noNetwork}\n`);
   } finally {
     await guest.close();
@@ -110,6 +115,14 @@ async function measureRows(guest: LoadGuest, rounds: number, progress: ProgressL
     amount: (amounts.get(each) ?? each.first) / each.perUnit,
     perUnit: byColumn((column) => spread(of.map((sample) => sample[column]))),
   }));
+}
+
+/** Microseconds of the owner's thread for each turn of an idle event loop: what a rare doorbell cannot be cheaper than. */
+async function measureIdleWakeUp(): Promise<number> {
+  const count = 100;
+  const before = threadCpuNanoseconds();
+  for (let i = 0; i < count; i++) await sleep(10);
+  return Number(threadCpuNanoseconds() - before) / count / 1000;
 }
 
 const TALK: Work = { line: 'block /dev/vdb read seq 1 COUNT', device: 'disk1' };

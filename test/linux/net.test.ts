@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { once } from 'node:events';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { echoNetwork } from '../../examples/echo-network.js';
 import type { VmConfig } from '../../src/index.js';
 import { countedLines } from '../support/counted-lines.js';
@@ -107,7 +107,8 @@ describe.skipIf(skipped !== undefined)(`a guest's network${skipped === undefined
             { backend: { kind: 'tap', name: 'cable0' } },
           ],
         },
-        `ip -4 addr show eth0; ping -c 3 -W 10 ${WAY_OUT.gateway}; echo user pinged;
+        // The host may be busy for longer than init waits.
+        `until ip -4 addr show eth0 | grep inet; do sleep 1; done; ping -c 3 -W 10 ${WAY_OUT.gateway}; echo user pinged;
          for i in 1 2 3; do wget -q -O /tmp/down http://${WAY_OUT.gateway}:${port}/ && break; done;
          echo down $(sha256sum /tmp/down); rm /tmp/down;
          ${SERVE}; httpd -p 80 -h /tmp/www; echo serving; read line
@@ -115,6 +116,7 @@ describe.skipIf(skipped !== undefined)(`a guest's network${skipped === undefined
          echo down by tap $(nc 10.78.0.1 ${sending.port} </dev/null | sha256sum);
          nc -l -p 99 </tmp/www/blob >/dev/null & sleep 1; echo listening; read line; wait`,
       );
+      onTestFinished(async () => void (await session.vm.stop()));
       await session.expect(/serving\n/);
       server.close();
       const [ofUser] = await session.expect(/[^]*user pinged\n/);
@@ -164,6 +166,7 @@ describe.skipIf(skipped !== undefined)(`a guest's network${skipped === undefined
           `until ping -c 1 -W 2 ${other} >/dev/null; do :; done; ping -c 3 -W 10 ${other}; echo pinged; read line`,
         );
       const sessions = [await start(1, '10.79.0.1', '10.79.0.2'), await start(2, '10.79.0.2', '10.79.0.1')];
+      onTestFinished(async () => void (await Promise.all(sessions.map(({ vm }) => vm.stop()))));
       for (const session of sessions) {
         await session.expect(/pinged\n/);
         expect(session.output).toMatch(PINGED);
@@ -204,6 +207,7 @@ describe.skipIf(skipped !== undefined)(`a guest's network${skipped === undefined
          until [ "$(cat /sys/class/net/eth1/carrier)" = 1 ]; do sleep 1; done; echo in;
          until ping -c 1 -W 2 10.81.0.1 >/dev/null; do :; done; ping -c 3 -W 10 10.81.0.1`,
       );
+      onTestFinished(async () => void (await session.vm.stop()));
       const [ofEcho] = await session.expect(/[^]*carrier 1\n/);
       expect(ofEcho).toMatch(PINGED);
       expect(ofEcho).toMatch(/^52:54:00:00:00:01$/m);
