@@ -353,3 +353,56 @@ describe.skipIf(noKvm)('"a state file with a valid checksum and hostile values i
     expect(restored.state).toBe('ended');
   });
 });
+
+describe.skipIf(noKvm)('forks', () => {
+  const fds = (): number => readdirSync('/proc/self/fd').length;
+  const threads = (): number => readdirSync('/proc/self/task').length;
+
+  test('"forks alive at once … then all gone, with the same number of fds and threads as before"', async () => {
+    const count = amount(5, 100);
+    await using vm = await real(COUNT);
+    await vm.start();
+    await until(() => vm.memory.readU16(COUNTER) > 0, 'the parent');
+    // Whatever is made at the first fork is there now.
+    for (const fork of await vm.fork(1)) await fork.stop();
+    await vm.pause();
+    const before = { fds: fds(), threads: threads() };
+    const at = vm.memory.readU16(COUNTER);
+    const forks = await vm.fork(count);
+    expect(forks.map((fork) => fork.memory.readU16(COUNTER))).toEqual(forks.map(() => at));
+    for (const fork of forks) await fork.resume();
+    for (const fork of forks) await until(() => fork.memory.readU16(COUNTER) !== at, 'a fork');
+    // Each has its own: neither the parent nor another fork sees what one writes.
+    for (const [index, fork] of forks.entries()) fork.memory.writeU32(0x10_0000, index + 1);
+    expect(forks.map((fork) => fork.memory.readU32(0x10_0000))).toEqual(forks.map((_, index) => index + 1));
+    expect(vm.memory.readU32(0x10_0000)).toBe(0);
+    expect(vm.memory.readU16(COUNTER)).toBe(at);
+    await Promise.all(forks.map((fork) => fork.stop()));
+    await until(() => threads() === before.threads && fds() === before.fds, 'the threads of the forks to end');
+  });
+
+  test('"disks through overlays": each gets a copy, and no file is left', async () => {
+    const [disk, overlay] = [join(folder, 'disk.img'), join(folder, 'overlay')];
+    writeFileSync(disk, new Uint8Array(65_536));
+    await using vm = await real(COUNT, { disks: [{ path: disk, overlay }] });
+    await vm.start();
+    const forks = await vm.fork(2);
+    expect(readdirSync(folder).toSorted()).toEqual(['disk.img', 'overlay']);
+    await Promise.all(forks.map((fork) => fork.stop()));
+  });
+
+  test('a disk or a network that cannot be shared is named', async () => {
+    const disk = join(folder, 'disk.img');
+    writeFileSync(disk, new Uint8Array(65_536));
+    const written = await real(COUNT, { disks: [{ path: disk }] });
+    await written.start();
+    await expect(written.fork(1)).rejects.toThrow(/disks\.0: .*disk\.img is written by the machine itself/);
+    // The machine goes on all the same.
+    expect(written.state).toBe('running');
+    await written.stop();
+    const connected = await real(COUNT, { nets: [{ backend: { kind: 'switch', name: 'forks' } }] });
+    await connected.start();
+    await expect(connected.fork(1)).rejects.toThrow(/nets\.0: forks cannot share this network/);
+    await connected.stop();
+  });
+});
