@@ -89,6 +89,7 @@ export async function runVm(request: RunRequest): Promise<RunEnd> {
       signal: abort.signal,
     });
     suggestQuirkOptions(vm, request);
+    sayGdb(vm, request.wait, request.kernel ?? guest?.kernel ?? '');
     const recording = traceFd === undefined ? undefined : await startRecording(vm, traceFd, request);
     const status = await runToEnd(vm, request, consoleFile, connections);
     recording?.();
@@ -146,7 +147,6 @@ async function runToEnd(
       ? undefined
       : setTimeout(() => void diagnoseInTime(vm, request).finally(() => stop('timeout')), request.timeoutMs);
   await vm.start();
-  sayGdb(vm, request);
   if (request.verbose === true)
     say(`the VM was started with the command line: ${printable(vm.report().kernel.cmdline)}`);
   const outcome = await vm.outcome;
@@ -191,10 +191,9 @@ async function diagnoseInTime(vm: Vm, { verbose }: RunRequest): Promise<void> {
   if (diagnosis !== undefined && verbose === true) await sayDiagnosis(diagnosis);
 }
 
-function sayGdb({ gdbAddress }: Vm, { kernel, wait }: RunRequest): void {
+function sayGdb({ gdbAddress }: Vm, wait: boolean | undefined, kernel: string): void {
   if (gdbAddress === undefined) return;
-  const symbols = kernel === undefined ? 'the default guest has its vmlinux in the cache' : kernel;
-  say(`${wait === true ? 'waiting for gdb' : 'gdb can connect'}: target remote ${gdbAddress} (symbols: ${symbols})`);
+  say(`${wait === true ? 'waiting for gdb' : 'gdb can connect'}: gdb ${kernel} -ex 'target remote ${gdbAddress}'`);
 }
 
 function connect(
