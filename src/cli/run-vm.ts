@@ -52,6 +52,7 @@ export function runVm(request: RunRequest): Promise<RunEnd> {
     const config = vmConfig(request, { guest, terminalSize: size });
     const vm = await inWords(() => (isWarm(request) ? warmStart(config, hooks) : createVm({ ...config, ...hooks })));
     suggestQuirkOptions(vm, request);
+    sayGdb(vm, request.wait, request.kernel ?? guest?.kernel ?? '');
     return vm;
   });
 }
@@ -158,7 +159,6 @@ async function runToEnd(
   if (request.snapshotAt !== undefined) watchForLine(vm.console.output, request.snapshotAt, () => void saver.save());
   if (vm.state === 'paused') await vm.resume();
   else await vm.start();
-  sayGdb(vm, request);
   if (request.verbose === true)
     say(`the VM was started with the command line: ${printable(vm.report().kernel.cmdline)}`);
   const outcome = await vm.outcome;
@@ -203,10 +203,9 @@ async function diagnoseInTime(vm: Vm, { verbose }: RunRequest): Promise<void> {
   if (diagnosis !== undefined && verbose === true) await sayDiagnosis(diagnosis);
 }
 
-function sayGdb({ gdbAddress }: Vm, { kernel, wait }: RunRequest): void {
+function sayGdb({ gdbAddress }: Vm, wait: boolean | undefined, kernel: string): void {
   if (gdbAddress === undefined) return;
-  const symbols = kernel === undefined ? 'the default guest has its vmlinux in the cache' : kernel;
-  say(`${wait === true ? 'waiting for gdb' : 'gdb can connect'}: target remote ${gdbAddress} (symbols: ${symbols})`);
+  say(`${wait === true ? 'waiting for gdb' : 'gdb can connect'}: gdb ${kernel} -ex 'target remote ${gdbAddress}'`);
 }
 
 function connect(

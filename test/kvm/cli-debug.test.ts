@@ -69,7 +69,7 @@ describe.skipIf(noKvm)('microvisor run, for those who look for a fault', () => {
   it('--gdb SOCKET --wait: says where gdb finds the machine, and waits', async () => {
     const socket = join(directory, 'gdb.sock');
     const run = start(flat(debugExit(1), 'real', '--gdb', socket, '--wait'));
-    await run.seen(`waiting for gdb: target remote ${socket}`);
+    await run.seen(`-ex 'target remote ${socket}'`);
     using gdb = await gdbClient(socket);
     expect(await gdb.ask('vCont;c')).toBe('W03');
     expect((await run.ended).status).toBe(3);

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { buildLesson } from '../../guests/ladder/build.js';
 import { createVm, System, Vcpu, type Vm, type VmConfig } from '../../src/index.js';
 import { createAssist } from '../../src/vcpu/assist/assist.js';
 import { MICRO_CODE, MicroGuest } from '../../src/vcpu/assist/micro-guest.js';
@@ -163,6 +164,30 @@ describe.skipIf(noKvm)('the debugger', () => {
     expect(await rip(gdb)).toBe(0xfff0);
     expect(await gdb.ask('vCont;s:1')).toBe('T05thread:1;');
     expect(await rip(gdb)).toBe(NOP);
+  });
+
+  it('a breakpoint of the second processor stops both, and each is seen where it is', async () => {
+    // Stepping two processors through the first one's waits would take minutes.
+    if (!facilities.int3 && facilities.registers === 0) return;
+    const image = buildLesson('09-two-cpus', LOAD);
+    // mov $ap_stack,%esp, the second processor's, behind the first one's mov $stack,%esp.
+    const MOV_ESP = 0xbc;
+    const second = LOAD + image.indexOf(MOV_ESP, image.indexOf(MOV_ESP) + 5);
+    const { vm, gdb } = await debugged(image, { cpus: 2, memoryMiB: 8 });
+    await using _ = vm;
+    vm.console.output.resume();
+    expect(await gdb.ask(`Z0,${hex(second)},1`)).toBe('OK');
+    expect(await gdb.ask('vCont;c')).toBe('T05thread:2;swbreak:;');
+    expect(await rip(gdb)).toBe(second);
+    expect(await gdb.ask('Hg1')).toBe('OK');
+    const first = await rip(gdb);
+    expect(first).toBeLessThan(LOAD + image.length);
+    expect(await gdb.ask(`z0,${hex(second)},1`)).toBe('OK');
+    expect(await gdb.ask('vCont;s:2')).toBe('T05thread:2;');
+    expect(await rip(gdb)).toBe(second + 5);
+    expect(await gdb.ask('Hg1')).toBe('OK');
+    expect(await rip(gdb)).toBe(first);
+    expect(await gdb.ask('vCont;c')).toBe('W01');
   });
 
   it('a guest that fails waits for the debugger to look at it, and then ends as it would have', async () => {

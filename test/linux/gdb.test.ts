@@ -15,7 +15,7 @@ import { noKvm } from '../support/kvm.js';
 import { guestConfig, PREPARE_MS } from '../support/linux.js';
 
 const GDB_MS = 400_000;
-/** The lesson's own address; see guests/05-long-mode. */
+/** The lesson's own address; see guests/06-long-mode. */
 const LESSON_ENTRY = 0x1000;
 
 const facilities = hostFacilities();
@@ -121,9 +121,9 @@ describe.skipIf(noKvm || gdbMissing())("Debian's gdb", () => {
 
   describe('and a lesson', () => {
     it(
-      'follows lesson 5 from real mode to long mode by a breakpoint, and sees its registers',
+      'follows lesson 6 from real mode to long mode by a breakpoint, and sees its registers',
       async () => {
-        const kernel = join(directory, 'lesson-05.bin');
+        const kernel = join(directory, 'lesson-06.bin');
         const image = buildLesson('06-long-mode', LESSON_ENTRY);
         writeFileSync(kernel, image);
         await using vm = await waiting({ kernel, entry: 'real', load: LESSON_ENTRY, cmdline: '', memoryMiB: 8 });
