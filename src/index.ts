@@ -2,7 +2,8 @@
 export { createVm } from './machine/create-vm.js';
 export { restoreVm, verifySnapshot, type RestoreOptions } from './machine/restore-vm.js';
 export { SnapshotError } from './machine/snapshot/error.js';
-export type { Vm, VcpuHandle, VmState } from './machine/vm.js';
+export type { Vm, VmState } from './machine/vm.js';
+export type { VcpuHandle } from './machine/vcpu-handle.js';
 export { ConfigError, type ExecRequest, type VmConfig } from './machine/config.js';
 export { exitStatus, type FailureKind, type Outcome } from './machine/outcome.js';
 export { formatDiagnosis, type Diagnosis } from './machine/doctor/diagnosis.js';

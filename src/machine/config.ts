@@ -190,3 +190,12 @@ export function completeConfig(config: VmConfig): CompleteConfig {
     throw new ConfigError('load', 'an address goes with a flat binary only; add entry real, protected or long');
   return result.output;
 }
+
+/** What all forks of one call have in common. */
+export type ForkOptions = Pick<
+  VmConfig,
+  'virtio' | 'devices' | 'consoleOverflow' | 'trace' | 'milestones' | 'signal' | 'onWarning'
+> & {
+  /** Runs this in each, when the guest's agent waits for a command. */
+  readonly exec?: ExecRequest;
+};

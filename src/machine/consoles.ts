@@ -1,5 +1,6 @@
 // The machine's consoles as Node streams: COM1, the virtio console when there is one, and the exec channel on COM2.
 // What all of them have in common is ConsolePort; what is read on them (a panic, the milestones) is read on each.
+import type { Readable, Writable } from 'node:stream';
 import { EventFdIrqLine } from '../devices/irq-line.js';
 import { UartBack } from '../devices/legacy/uart16550-back.js';
 import type { Board, BoardFds } from './board.js';
@@ -9,6 +10,17 @@ import { ExecChannel } from './exec-channel.js';
 import type { Marks } from './marks.js';
 import type { SavedExec } from './snapshot/state.js';
 import { SerialInput, SerialOutput, type SerialLine } from './serial-streams.js';
+
+/** A console as its user sees it. */
+export interface ConsoleStreams {
+  readonly output: Readable;
+  readonly input: Writable;
+}
+
+/** What can be told the size of the terminal behind it. */
+export interface ConsoleSize {
+  resize(columns: number, rows: number): void;
+}
 
 /** The owner's side of a port over which the guest prints and reads. */
 export interface ConsolePort extends SerialLine {

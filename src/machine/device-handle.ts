@@ -3,6 +3,8 @@
 import { EventFdIrqLine, UNCONNECTED, type IrqLine } from '../devices/irq-line.js';
 import type { Field, FieldRows, FieldsOf, RegisterFile } from '../devices/register-file.js';
 import type { EventFd } from '../kvm/event-fd.js';
+import type { Board } from './board.js';
+import type { TraceDevice } from './trace/trace-format.js';
 import type { UserDevice } from './user-devices.js';
 
 export interface DeviceHandle<R extends FieldRows = FieldRows> {
@@ -43,4 +45,11 @@ function lineOf(irqFd: () => EventFd | undefined): IrqLine {
       if (eventFd !== undefined) new EventFdIrqLine(eventFd).pulse();
     },
   };
+}
+
+/** Where the devices lie, in ascending order, ports before MMIO. */
+export function deviceMap({ pio, mmio }: Board): readonly TraceDevice[] {
+  const rows = (space: 'port' | 'mmio', { handlers }: Board['pio']) =>
+    handlers.map(({ base, length, name }) => ({ space, base, length, name }));
+  return [...rows('port', pio), ...rows('mmio', mmio)];
 }

@@ -6,7 +6,9 @@ import { reportAssists } from '../vcpu/assist/assist.js';
 import type { BootPlan } from '../boot/request.js';
 import type { VirtioReport } from '../devices/virtio/mmio-back.js';
 import type { Board } from './board.js';
-import type { Mark } from './marks.js';
+import type { Consoles } from './consoles.js';
+import type { Machine } from './machine.js';
+import type { Mark, Marks } from './marks.js';
 import type { Outcome } from './outcome.js';
 
 export interface NamedExits extends Omit<ExitReport, 'reasons' | 'ports' | 'mmio'> {
@@ -48,5 +50,29 @@ export function reportVcpu(
       device: board.mmio.rowAt(row.address)?.name ?? 'nobody',
     })),
     assists: reportAssists(assists),
+  };
+}
+
+/** What a report is made of. */
+export interface ReportedMachine extends Machine {
+  readonly kernel: VmReport['kernel'];
+  readonly consoles: Consoles;
+  readonly marks: Marks;
+}
+
+/** @param outcome undefined while the machine lives */
+export function reportMachine(machine: ReportedMachine, outcome: Outcome | undefined): VmReport {
+  const { board, kernel, memory, quirks, statistics, assists, marks, consoles, backs } = machine;
+  const { port, output } = consoles.main;
+  return {
+    outcome,
+    timeStamps: marks.all(),
+    kernel,
+    memoryMiB: memory.size / 2 ** 20,
+    vcpus: statistics.map((cells, i) => reportVcpu(cells, assists[i] as SharedArrayBuffer, board)),
+    quirks,
+    unclaimed: { ports: board.unclaimed.ports.get(), mmio: board.unclaimed.mmio.get() },
+    virtio: backs.map((back) => back.report()),
+    consoleLost: { port: port.lostBytes, reader: output.dropped },
   };
 }

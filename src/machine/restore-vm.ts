@@ -6,7 +6,7 @@ import { GuestMemory } from '../memory/guest-memory.js';
 import { ramRanges } from '../memory/layout.js';
 import { kernelOptions, presentQuirks } from '../vcpu/assist/probe.js';
 import { composeMachine, openDevices } from './compose.js';
-import { completeConfig, type VmConfig } from './config.js';
+import { completeConfig, type ForkOptions, type VmConfig } from './config.js';
 import { connectConsoles } from './consoles.js';
 import { forkMachine } from './fork.js';
 import { hostQuirks } from './host-quirks.js';
@@ -25,7 +25,7 @@ import { hostProblem } from './snapshot/host-check.js';
 import { MappedRam } from './snapshot/mapped-ram.js';
 import { withUndo } from './undo.js';
 import { loadUserDevices } from './user-devices.js';
-import { Vm, type ForkOptions, type VmParts } from './vm.js';
+import { Vm, type VmParts } from './vm.js';
 
 /** What may be said of a machine that is restored: what its host side is, and what the guest cannot tell. */
 export type RestoreOptions = Pick<

@@ -7,7 +7,7 @@ import { VirtioEntropy } from '../devices/virtio/entropy.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { CompleteConfig } from './config.js';
 import type { ConsolePort } from './consoles.js';
-import type { ConsoleSize } from './vm.js';
+import type { ConsoleSize } from './consoles.js';
 
 export interface VirtioDevices {
   readonly devices: readonly VirtioDevice[];

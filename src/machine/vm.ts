@@ -1,31 +1,30 @@
 // A running machine: start, pause, resume, stop, its streams, its outcome and its report.
 // Composition is create-vm.ts; this file is the machine's life from `created` to `ended`.
 import type { Readable, Writable } from 'node:stream';
-import { ClosureBack } from '../devices/closure-back.js';
+import type { ClosureBack } from '../devices/closure-back.js';
 import type { FieldRows } from '../devices/register-file.js';
 import { advise } from '../kvm/host-memory.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { DebugFacilities } from '../vcpu/gdb/points.js';
-import type { VcpuCallArguments, VcpuCallName, VcpuCallResult } from '../vcpu/calls.js';
-import type { ExitStatistics } from '../vcpu/observe/statistics.js';
-import { TraceReader } from '../vcpu/observe/trace-reader.js';
-import { closeBoardFds, CLOSURE_BELL, type Board } from './board.js';
-import { allConsoles, panicLine, type Consoles } from './consoles.js';
+import { closeBoardFds } from './board.js';
+import { allConsoles, panicLine, type ConsoleSize, type Consoles, type ConsoleStreams } from './consoles.js';
 import type { Diagnosis } from './doctor/diagnosis.js';
 import type { DoctorSources } from './doctor/examine.js';
-import { deviceHandle, type DeviceHandle } from './device-handle.js';
+import { deviceHandle, deviceMap, type DeviceHandle } from './device-handle.js';
 import type { CommandEnd } from './exec-channel.js';
 import { watchForHalt } from './halt-watch.js';
 import { judge, type Cause } from './judge.js';
-import type { ExecRequest, VmConfig } from './config.js';
+import type { ExecRequest, ForkOptions } from './config.js';
 import type { GdbServer } from './gdb-server.js';
 import type { Machine } from './machine.js';
 import type { Marks } from './marks.js';
 import { exitStatus, type Outcome } from './outcome.js';
-import { reportVcpu, type VmReport } from './report.js';
+import { reportMachine, type VmReport } from './report.js';
 import { releaseDevices } from './snapshot/hold.js';
 import type { MappedRam } from './snapshot/mapped-ram.js';
 import type { StallOptions } from './stall-watch.js';
+import { serveClosures } from './serve-closures.js';
+import { vcpuHandles, type VcpuHandle } from './vcpu-handle.js';
 import type { VcpuEnd } from './vcpu-thread.js';
 import type { TraceDevice } from './trace/trace-format.js';
 import { diagnosed, diagnoseStanding, watchBoot } from './vm-doctor.js';
@@ -53,41 +52,6 @@ export interface VmParts extends Machine {
   readonly fork: (machine: VmParts, count: number, options: ForkOptions) => Promise<Vm[]>;
   /** Of a machine that comes from a snapshot. */
   readonly restored?: { readonly mapped: MappedRam; readonly prompt: string };
-}
-
-/** What all forks of one call have in common. */
-export type ForkOptions = Pick<
-  VmConfig,
-  'virtio' | 'devices' | 'consoleOverflow' | 'trace' | 'milestones' | 'signal' | 'onWarning'
-> & {
-  /** Runs this in each, when the guest's agent waits for a command. */
-  readonly exec?: ExecRequest;
-};
-
-/** One vCPU as its owner sees it. */
-export interface VcpuHandle {
-  readonly index: number;
-  /** KVM_RUN calls so far; live. */
-  readonly entries: number;
-  /** Processor time of its thread so far, in the guest and in the host; live, 0 once the thread is gone. */
-  readonly cpuNanoseconds: number;
-  /** Its last exits, live; undefined unless the configuration has `trace`. */
-  readonly trace: TraceReader | undefined;
-  /**
-   * Asks the parked vCPU: registers, MSRs, a capture of its state (see VCPU_CALLS).
-   * @throws Error while the machine runs: pause it first
-   */
-  call<N extends VcpuCallName>(call: N, ...args: VcpuCallArguments<N>): Promise<VcpuCallResult<N>>;
-}
-
-export interface ConsoleStreams {
-  readonly output: Readable;
-  readonly input: Writable;
-}
-
-/** What can be told the size of the terminal behind it. */
-export interface ConsoleSize {
-  resize(columns: number, rows: number): void;
 }
 
 export type VmState = 'created' | 'running' | 'paused' | 'ending' | 'ended';
@@ -136,21 +100,11 @@ export class Vm implements AsyncDisposable {
     this.ready = exec?.ready ?? new Promise(() => undefined);
     this.quirkOptions = parts.quirkOptions;
     this.outcome = new Promise((resolve) => (this.#resolve = resolve));
-    this.vcpus = parts.threads.map((thread, index) => ({
-      index,
-      get entries() {
-        return (parts.statistics[index] as ExitStatistics).entries;
-      },
-      get cpuNanoseconds() {
-        return thread.cpuNanoseconds;
-      },
-      trace: readerOf(parts.traces[index]),
-      call: (call, ...args) => thread.call(call, ...args),
-    }));
-    this.#closures = this.#serveClosures();
+    this.vcpus = vcpuHandles(parts);
     parts.fds.event.onReadable(() => this.#onMachineEvent());
     for (const thread of parts.threads) void thread.ended.then((end) => this.#onVcpuEnd(end));
     const onDeviceFailure = (message: string): void => void this.#finish({ kind: 'device', message }, true);
+    this.#closures = serveClosures(parts, onDeviceFailure);
     void parts.deviceFailure.then(onDeviceFailure);
     parts.restored?.mapped.onLost(onDeviceFailure);
     this.prompt = parts.restored?.prompt ?? '';
@@ -302,27 +256,12 @@ export class Vm implements AsyncDisposable {
 
   /** What has been measured so far; complete once the machine has ended. */
   report(): VmReport {
-    const { board, kernel, memory, quirks, statistics, assists, marks, consoles, backs } = this.#parts;
-    const { port, output } = consoles.main;
-    return {
-      outcome: this.#outcome,
-      timeStamps: marks.all(),
-      kernel,
-      memoryMiB: memory.size / 2 ** 20,
-      vcpus: statistics.map((cells, i) => reportVcpu(cells, assists[i] as SharedArrayBuffer, board)),
-      quirks,
-      unclaimed: { ports: board.unclaimed.ports.get(), mmio: board.unclaimed.mmio.get() },
-      virtio: backs.map((back) => back.report()),
-      consoleLost: { port: port.lostBytes, reader: output.dropped },
-    };
+    return reportMachine(this.#parts, this.#outcome);
   }
 
   /** Where this machine's devices lie, in ascending order, ports before MMIO. */
   deviceMap(): readonly TraceDevice[] {
-    const { pio, mmio } = this.#parts.board;
-    const rows = (space: 'port' | 'mmio', { handlers }: Board['pio']) =>
-      handlers.map(({ base, length, name }) => ({ space, base, length, name }));
-    return [...rows('port', pio), ...rows('mmio', mmio)];
+    return deviceMap(this.#parts.board);
   }
 
   /**
@@ -377,20 +316,6 @@ export class Vm implements AsyncDisposable {
       },
       kill: () => void this.stop(),
     });
-  }
-
-  #serveClosures(): ClosureBack | undefined {
-    const { board, fds, user } = this.#parts;
-    const bell = fds.owner.get(CLOSURE_BELL);
-    if (bell === undefined) return undefined;
-    return new ClosureBack(
-      user.map(({ handler }) => handler),
-      {
-        mailboxes: board.mailboxes,
-        bell,
-        onFailure: (message) => void this.#finish({ kind: 'device', message }, true),
-      },
-    );
   }
 
   #onMachineEvent(): void {
@@ -469,8 +394,4 @@ export class Vm implements AsyncDisposable {
     if (restored !== undefined) restored.mapped.release();
     else for (const { bytes } of memory.regions) advise(bytes, 'DONTNEED');
   }
-}
-
-function readerOf(ring: SharedArrayBuffer | undefined): TraceReader | undefined {
-  return ring && new TraceReader(ring);
 }
