@@ -52,7 +52,7 @@ export type ExitPath = () => VcpuStop | undefined;
 
 export function createExitPath(parts: ExitPathParts): ExitPath {
   const { fd, pio, mmio, counter, trace, coalesced, pending, serveOther } = parts;
-  const { enter, untimed, stamps } = fd;
+  const { enter, untimed } = fd;
   const { readLow: readPort, writeLow: writePort } = pio;
   const { readLow: readMmio, writeLow: writeMmio } = mmio;
   const { i32: words, u16: halves, u8: bytes, view } = fd.run;
@@ -63,7 +63,7 @@ export function createExitPath(parts: ExitPathParts): ExitPath {
 
   // The trace wants the stamps of every exit.
   const takeTime = (): void => {
-    const next = isCounted ? counter.timed(stamps[0] as number, stamps[1] as number) : -1;
+    const next = isCounted ? counter.timed() : -1;
     untimed[0] = isTraced ? -1 : next;
   };
 

@@ -63,7 +63,7 @@ export class Vcpu {
     const { fd } = options;
     this.fd = fd;
     this.statistics = options.statistics;
-    this.#counter = options.statistics?.counter();
+    this.#counter = options.statistics?.counter(fd.stamps);
     this.#isTraced = options.trace !== undefined;
     this.#u8 = fd.run.u8;
     this.#view = fd.run.view;

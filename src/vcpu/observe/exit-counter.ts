@@ -30,9 +30,10 @@ export interface ExitCounter {
   stopped(now: number): void;
   /**
    * After a KVM_RUN that was timed, before its exit is counted: closes the time of the exit before, if that was timed.
+   * The stamps are where KVM_RUN leaves them: as arguments they would be a box each.
    * @returns how many of the next ones need not be timed; below 0 when the next one must be
    */
-  timed(entry: number, exit: number): number;
+  timed(): number;
   /** A kick ended KVM_RUN. */
   interrupted(): void;
   /** An exit, by its reason; one of a port or an address by that. */
@@ -45,7 +46,8 @@ export interface ExitCounter {
   lowMmioWrite(address: number): void;
 }
 
-export function createExitCounter(buffer: SharedArrayBuffer): ExitCounter {
+/** @param stamps VcpuFd.stamps */
+export function createExitCounter(buffer: SharedArrayBuffer, stamps: Float64Array): ExitCounter {
   const cells = new Float64Array(buffer);
   // In a buffer of its own and not in variables: its place is a constant to the compiler, and its words need no checks.
   const last = new Int32Array(new ArrayBuffer(WORDS * 4)).fill(NONE);
@@ -71,11 +73,12 @@ export function createExitCounter(buffer: SharedArrayBuffer): ExitCounter {
       times[COUNTED] = now;
     },
     stopped: ranUntil,
-    timed(entry, exit) {
+    timed() {
+      const exit = stamps[1] as number;
       const at = last[CURRENT] as number;
       if (isTiming && at !== NONE) {
         cells[at + TIMED] = (cells[at + TIMED] as number) + 1;
-        cells[at + CYCLES] = (cells[at + CYCLES] as number) + (entry - (times[EXITED] as number));
+        cells[at + CYCLES] = (cells[at + CYCLES] as number) + ((stamps[0] as number) - (times[EXITED] as number));
       }
       times[EXITED] = exit;
       ranUntil(exit);

@@ -53,9 +53,9 @@ export class ExitStatistics {
     this.#cells = new Float64Array(buffer);
   }
 
-  /** For the thread that runs the vCPU: what writes the cells. */
-  counter(): ExitCounter {
-    return createExitCounter(this.buffer);
+  /** For the thread that runs the vCPU: what writes the cells. @param stamps VcpuFd.stamps */
+  counter(stamps: Float64Array): ExitCounter {
+    return createExitCounter(this.buffer, stamps);
   }
 
   /** KVM_RUN calls so far: each ended with an exit or with an interruption. */

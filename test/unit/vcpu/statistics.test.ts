@@ -12,9 +12,22 @@ const KVM_EXIT_MMIO = 6;
 
 const EXIT_REASONS = STATISTICS_LAYOUT.reasons;
 
-function fresh(): { readonly statistics: ExitStatistics; readonly counter: ExitCounter } {
+interface Fresh {
+  readonly statistics: ExitStatistics;
+  readonly counter: ExitCounter;
+  /** counter.timed() after a KVM_RUN with these stamps. */
+  readonly timed: (entry: number, exit: number) => number;
+}
+
+function fresh(): Fresh {
   const statistics = new ExitStatistics(ExitStatistics.allocate());
-  return { statistics, counter: statistics.counter() };
+  const stamps = new Float64Array(2);
+  const counter = statistics.counter(stamps);
+  const timed = (entry: number, exit: number): number => {
+    stamps.set([entry, exit]);
+    return counter.timed();
+  };
+  return { statistics, counter, timed };
 }
 
 /** What stands in a row beside where it was. */
@@ -62,19 +75,19 @@ describe('ExitStatistics', () => {
   });
 
   it('"cycles is the TSC time from the exit to the next entry: what handling it cost here"', () => {
-    const { statistics, counter } = fresh();
+    const { statistics, counter, timed } = fresh();
     counter.started(90);
-    counter.timed(100, 150);
+    timed(100, 150);
     counter.portOut(0x80);
-    counter.timed(157, 200); // 7 for the port
+    timed(157, 200); // 7 for the port
     counter.mmio(0xd000_0000, true);
-    counter.timed(211, 300); // 11 for the address
+    timed(211, 300); // 11 for the address
     counter.interrupted();
     counter.stopped(310);
     counter.started(990);
-    counter.timed(1000, 1001); // A kick is no exit: its time is nobody's.
+    timed(1000, 1001); // A kick is no exit: its time is nobody's.
     counter.portOut(0x80);
-    counter.timed(1014, 1020); // 13 more for the port
+    timed(1014, 1020); // 13 more for the port
     const { ports, mmio, reasons, cyclesInside, entries, interrupted } = statistics.report();
     expect(ports).toEqual([{ port: 0x80, direction: 'out', ...row(2, 2, 20) }]);
     expect(mmio).toEqual([{ address: 0xd000_0000, direction: 'write', ...row(1, 1, 11) }]);
@@ -90,7 +103,7 @@ describe('ExitStatistics', () => {
   });
 
   it('"what the timed ones took, times count over timed": of many exits one in some is timed', () => {
-    const { statistics, counter } = fresh();
+    const { statistics, counter, timed } = fresh();
     const exits = 200_000;
     let now = 0;
     let untimed = -1;
@@ -99,7 +112,7 @@ describe('ExitStatistics', () => {
       const entry = now + (i % 2 === 0 ? 30 : 10);
       now = entry + 1000;
       // As native/vcpu.c does it.
-      if (--untimed < 0) untimed = counter.timed(entry, now);
+      if (--untimed < 0) untimed = timed(entry, now);
       if (i % 2 === 0) counter.portIn(0x3fd);
       else counter.portOut(0x3f8);
     }
@@ -160,14 +173,14 @@ describe('ExitStatistics', () => {
   });
 
   it('time spent on an exit that found the table full goes to the others', () => {
-    const { statistics, counter } = fresh();
+    const { statistics, counter, timed } = fresh();
     for (let i = 0; i < 6000; i++) counter.mmio(4 * i, false);
     const before = statistics.report().mmio;
     for (let i = 0; i < 6000; i++)
       if (!before.some(({ address }) => address === 4 * i)) {
-        counter.timed(0, 0);
+        timed(0, 0);
         counter.mmio(4 * i, false);
-        counter.timed(17, 20);
+        timed(17, 20);
         break;
       }
     const { others } = statistics.report();
@@ -198,11 +211,13 @@ describe('ExitStatistics', () => {
     const module = new URL('../../../src/vcpu/observe/statistics.js', import.meta.url).href;
     const code = `import { workerData } from 'node:worker_threads';
       const { ExitStatistics } = await import(workerData.module);
-      const counter = new ExitStatistics(workerData.buffer).counter();
+      const stamps = new Float64Array([1, 2]);
+      const counter = new ExitStatistics(workerData.buffer).counter(stamps);
       counter.started(0);
-      counter.timed(1, 2);
+      counter.timed();
       counter.portIn(0x42);
-      counter.timed(5, 6);
+      stamps.set([5, 6]);
+      counter.timed();
       counter.reason(5);`;
     const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(code)}`), {
       workerData: { module, buffer: statistics.buffer },
