@@ -274,10 +274,11 @@ Napi::Value GetTscOffset(Info info) {
 
 // setTscOffset(vcpu, offset: bigint): 0 or -errno
 Napi::Value SetTscOffset(Info info) {
+  int fd = UnwrapVcpu(info[0]).vcpu->fd;
   bool lossless = false;
   uint64_t offset = info[1].IsBigInt() ? info[1].As<Napi::BigInt>().Uint64Value(&lossless) : 0;
   if (!lossless) throw Napi::RangeError::New(info.Env(), "the offset must be an unsigned 64-bit bigint");
-  return Result(info, mv_vcpu_set_tsc_offset(UnwrapVcpu(info[0]).vcpu->fd, offset));
+  return Result(info, mv_vcpu_set_tsc_offset(fd, offset));
 }
 
 // readEventFd(eventfd): the counter, undefined when it is 0, or -errno

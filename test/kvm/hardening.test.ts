@@ -71,8 +71,8 @@ describe.skipIf(noKvm)('the addon', () => {
       for (const foreign of FOREIGN) {
         // A few foreign values are right for a few functions: paths, counts, fds, tokens, memory.
         const right =
-          (name === 'open' && foreign === 'x') ||
-          (/createEventFd|adopt|kick|ioLock|ioSize/.test(name) && typeof foreign === 'number');
+          (/^(open|ramFile)$/.test(name) && foreign === 'x') ||
+          (/createEventFd|adopt|kick|ioLock|ioSize|ramSeal/.test(name) && typeof foreign === 'number');
         if (!right) expect(() => call(name, foreign), `${name}(${typeof foreign})`).toThrow();
       }
       expect(() => call(name), `${name}()`).toThrow();
@@ -84,7 +84,7 @@ describe.skipIf(noKvm)('the addon', () => {
       for (const name of ['createVcpu', 'setMemory', 'dirtyLog', 'setMsrFilter'] as const)
         for (const handle of [system, vcpu]) expect(() => call(name, handle, 0), name).toThrow('a VM handle is needed');
       for (const handle of [vm, vcpu]) expect(() => call('createVm', handle, 0)).toThrow(TypeError);
-      for (const name of ['becomeRunner', 'setSignalMask'] as const)
+      for (const name of ['becomeRunner', 'setSignalMask', 'getTscOffset', 'setTscOffset'] as const)
         for (const handle of [system, vm]) expect(() => call(name, handle), name).toThrow('a vCPU handle is needed');
       for (const name of ['addToEventFd', 'readEventFd', 'watch'] as const)
         for (const handle of [system, vm, vcpu]) expect(() => call(name, handle, 1n), name).toThrow(TypeError);

@@ -12,7 +12,7 @@ describe('"one clear sentence, status 2"', () => {
     ['an unknown option', ['run', '--bogus'], /'--bogus'.*run --help/],
     ['a misspelt option', ['run', '--memm', '4'], /'--memm' \(did you mean --mem\?\)/],
     ['an unknown verb', ['boot'], /'boot'/],
-    ['no verb', [], /name a verb: run, restore, .*check, disk, guest/],
+    ['no verb', [], /name a verb: run, restore, snapshot, check, disk, guest, trace, lesson/],
     ['an option without its value', ['run', '--mem'], /--mem/],
     ['a COMMAND without --', ['run', 'uname'], /microvisor run -- uname/],
     ['-- without COMMAND', ['run', '--'], /nothing follows --/],

@@ -11,6 +11,25 @@ function ring(capacity: number): ByteRing {
 }
 
 describe('one thread', () => {
+  test('is sound whatever was done with it, and not when its cursors or cells are made up', () => {
+    const registers = RegisterFile.create(1 << 16);
+    const subject = ByteRing.allocate(registers, 'd', 'ring', 8);
+    for (let step = 0; step < 100; step++) {
+      expect(subject.isSound()).toBe(true);
+      if (step % 3 === 2) subject.takeMany(new Uint8Array(step % 7));
+      else subject.pushMany(new Uint8Array(step % 5).fill(step));
+    }
+    const [head, tail] = ['head', 'tail'].map((name) => registers.fields.find((entry) => entry.name === name)?.field);
+    const end = tail?.get() ?? 0;
+    // A cell that nobody has written.
+    tail?.set(end + 1);
+    expect(subject.isSound()).toBe(false);
+    tail?.set((head?.get() ?? 0) - 1);
+    expect(subject.isSound()).toBe(false);
+    tail?.set((head?.get() ?? 0) + 9);
+    expect(subject.isSound()).toBe(false);
+  });
+
   test('behaves as a queue of bounded length, lap after lap', () => {
     fc.assert(
       fc.property(fc.array(fc.oneof(fc.uint8Array({ maxLength: 11 }), fc.nat(11)), { maxLength: 200 }), (steps) => {

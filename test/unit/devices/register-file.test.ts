@@ -69,3 +69,35 @@ test('a field is 32 bits, unsigned, and each operation returns what was there', 
   expect(F.compareExchange(2, 1)).toBe(0x9000_0000);
   expect(F.get()).toBe(0x9000_0000);
 });
+
+describe('saved', () => {
+  const file = (): RegisterFile => {
+    const registers = RegisterFile.create(64);
+    registers.allocate('one', { A: { initial: 1, doc: '' }, B: { doc: '' } });
+    registers.allocateArea('one', 'RAM', 4, '');
+    return registers;
+  };
+
+  test('goes into a file with the same devices, by their names', () => {
+    const first = file();
+    for (const { field } of first.fields) field.set(0xffff_ffff);
+    first.areas[0]?.bytes.set([1, 2, 3, 4]);
+    const saved = first.save();
+    const second = file();
+    second.load(saved);
+    expect(second.save()).toEqual(saved);
+  });
+
+  test.each<[string, (saved: ReturnType<RegisterFile['save']>) => ReturnType<RegisterFile['save']>, RegExp]>([
+    ['lacks a field', ({ fields, areas }) => ({ fields: fields.slice(1), areas }), /has no A of one/],
+    ['has a field too many', ({ fields, areas }) => ({ fields: [...fields, ['two', 'C', 1]], areas }), /two\.C, which/],
+    ['has no area', ({ fields }) => ({ fields, areas: [] }), /RAM of one has 0 bytes, not 4/],
+    [
+      'has an area of another size',
+      ({ fields }) => ({ fields, areas: [['one', 'RAM', new Uint8Array(5)]] }),
+      /RAM of one has 5 bytes, not 4/,
+    ],
+  ])('one that %s is refused', (_, change, sentence) => {
+    expect(() => file().load(change(file().save()))).toThrow(sentence);
+  });
+});
