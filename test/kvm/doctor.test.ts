@@ -94,6 +94,8 @@ interface Case {
   readonly config: () => VmConfig;
   /** In the sentence. */
   readonly says: RegExp;
+  /** What the guest prints decides, on every host alike: the emulated one, which is slow, is spared it. */
+  readonly isText?: true;
 }
 
 /** These end by themselves. */
@@ -118,6 +120,7 @@ const ENDING: readonly Case[] = [
   },
   {
     id: 'initrd-not-unpacked',
+    isText: true,
     what: 'an initrd of a form that the kernel does not know',
     config: () =>
       panicking(`Initramfs unpacking failed: invalid magic at start of compressed archive\n${NO_ROOT}`, {
@@ -127,12 +130,14 @@ const ENDING: readonly Case[] = [
   },
   {
     id: 'ram-too-small',
+    isText: true,
     what: 'too little memory',
     config: () => panicking('Kernel panic - not syncing: System is deadlocked on memory'),
     says: /32 MiB of RAM are too small/,
   },
   {
     id: 'no-init-in-initrd',
+    isText: true,
     what: 'an initrd without /init',
     config: () => panicking(NO_ROOT, { initrd: file('no-init.cpio', cpioArchive({ 'bin/sh': 'x' })) }),
     says: /the initrd has no \/init/,
@@ -145,12 +150,14 @@ const ENDING: readonly Case[] = [
   },
   {
     id: 'no-root',
+    isText: true,
     what: 'neither initrd nor disk',
     config: () => panicking(NO_ROOT),
     says: /neither an initrd nor a disk/,
   },
   {
     id: 'root-not-found',
+    isText: true,
     what: 'a disk that is not what root= says',
     // mov 0xd0000000,%eax through %ebx: the driver looks at the device.
     config: () =>
@@ -164,6 +171,7 @@ const ENDING: readonly Case[] = [
   },
   {
     id: 'no-init',
+    isText: true,
     what: 'an init that cannot be executed',
     config: () =>
       panicking('Kernel panic - not syncing: Requested init /sbin/oops failed (error -2).', {
@@ -173,6 +181,7 @@ const ENDING: readonly Case[] = [
   },
   {
     id: 'init-ended',
+    isText: true,
     what: 'an init that ends',
     config: () => panicking('Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300'),
     says: /ended with status 3/,
@@ -312,7 +321,7 @@ async function start(config: VmConfig): Promise<Vm> {
 }
 
 describe.skipIf(noKvm)('the boot doctor', () => {
-  it.each(ENDING)('$what', async (each) => {
+  it.each(ENDING.filter(({ isText }) => !isSvm || isText === undefined))('$what', async (each) => {
     const id = idOf(each);
     if (id === undefined) return;
     const outcome = await (await start(each.config())).outcome;
