@@ -52,7 +52,7 @@ export type ExitPath = () => VcpuStop | undefined;
 
 export function createExitPath(parts: ExitPathParts): ExitPath {
   const { fd, pio, mmio, counter, trace, coalesced, pending, serveOther } = parts;
-  const { enter, untimed } = fd;
+  const { enter, untimed, lastErrno: failed } = fd;
   const { readLow: readPort, writeLow: writePort } = pio;
   const { readLow: readMmio, writeLow: writeMmio } = mmio;
   const { i32: words, u16: halves, u8: bytes, view } = fd.run;
@@ -99,7 +99,8 @@ export function createExitPath(parts: ExitPathParts): ExitPath {
     enter();
     if ((untimed[0] as number) < 0) takeTime();
     if (isCoalesced && words[RING_FIRST] !== words[RING_LAST]) coalesced.drain();
-    if (isTraced) trace.exited();
+    // A KVM_RUN that a kick ended is no exit of the guest's.
+    if (isTraced && failed[0] === 0) trace.exited();
     const reason = words[REASON] as number;
     if (reason === IS_IO) {
       const port = halves[IO_PORT] as number;

@@ -264,7 +264,7 @@ describe.skipIf(noKvm)('breakpoint exceptions', () => {
     const none = { read: () => 0, write: () => undefined, readLow: () => 0, writeLow: () => undefined };
     let vector: number | undefined;
     const pending = new Int32Array(1);
-    const pio = { ...none, write: (port: number) => void ((vector = port), (pending[0] = 1)) };
+    const pio = { ...none, writeLow: (port: number) => void ((vector = port), (pending[0] = 1)) };
     const vcpu = new Vcpu({ fd, pio, mmio: none, pending, ...(assist === undefined ? {} : { assist }) });
     debug.set({ ...NO_DEBUGGER, isAttached: true, planted: [MICRO_CODE + 1] });
     expect(debug.claim(vcpu.run())).toEqual({ kind: 'software-breakpoint' });
