@@ -239,7 +239,7 @@ export const OPTION_ROWS: readonly OptionRow[] = [
   },
   {
     flags: '--cold',
-    help: 'boot the default guest, though a snapshot of it is kept from an earlier run',
+    help: 'boot the default guest for COMMAND, though a snapshot of it is kept from an earlier run',
     group: 'run',
     parse: () => ({ cold: true }),
   },

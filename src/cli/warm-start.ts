@@ -1,4 +1,4 @@
-// The default guest without its boot: from a snapshot that an earlier run has kept, or booted, and kept for later ones.
+// A command in the default guest without its boot: from a snapshot that an earlier run has kept, or booted, and kept for later ones.
 // A kept one is used for exactly the same configuration, on the same host, until that is started again.
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
@@ -10,40 +10,33 @@ import { restoreVm } from '../machine/restore-vm.js';
 import { SnapshotError } from '../machine/snapshot/error.js';
 import type { Vm } from '../machine/vm.js';
 import type { RunHooks, RunRequest } from './run-options.js';
-import { watchForLine } from './saver.js';
 import { describeError, say } from './sentence.js';
 
 /** Of these many different configurations the last used are kept, some 16 MiB each. */
 const KEPT = 4;
 const KEY_FILE = 'key';
-/** The default guest's shell, which is root's. */
-const PROMPT = /# $/;
 
-/** Whether a run may do without the guest's boot. Who wants to see the boot, or has devices of his own, gets one. */
+/**
+ * Whether a run may do without the guest's boot: one of a command, whose agent seeds the guest's random generator anew.
+ * A shell has no agent, and all that come from one snapshot would draw the same numbers. Who wants to see the boot, or
+ * has devices of his own, gets one.
+ */
 export function isWarm(request: RunRequest): boolean {
-  const { kernel, initrd, console, snapshotAt, gdb, trace, disks = [], nets = [] } = request;
+  const { command, kernel, initrd, console, snapshotAt, gdb, trace, disks = [], nets = [] } = request;
   const isOwn = [kernel, initrd, console, snapshotAt, gdb, trace].some((given) => given !== undefined);
   const wantsMore = [request.cold, request.verbose, request.mergeable, request.hugePages].includes(true);
-  return !isOwn && !wantsMore && disks.length === 0 && nets.length === 0;
+  return command !== undefined && !isOwn && !wantsMore && disks.length === 0 && nets.length === 0;
 }
 
 /** The VM of a run that isWarm: restored, or about to boot. */
-export async function warmStart(config: VmConfig, hooks: RunHooks): Promise<Vm> {
-  const { exec, ...rest } = config;
-  const command = exec === 'later' ? undefined : exec;
+export async function warmStart({ exec, ...config }: VmConfig, hooks: RunHooks): Promise<Vm> {
+  if (exec === undefined || exec === 'later') throw new Error('only a command has a warm start');
   const place = new KeptSnapshot(config);
-  const restored = await place.restore({ ...hooks, ...(command === undefined ? {} : { exec: command }) });
-  if (restored !== undefined) {
-    // Nothing comes between a command and its output.
-    if (command === undefined) say('this guest goes on from a snapshot; --cold boots it');
-    return restored;
-  }
-  const vm = await createVm({ ...rest, ...hooks, ...(command === undefined ? {} : { exec: 'later' }) });
-  if (command === undefined) {
-    // What was typed before would be typed in every guest that comes from the snapshot.
-    const isUntouched = (): boolean => vm.device('COM1.rx').fields['tail']?.get() === 0;
-    watchForLine(vm.console.output, PROMPT, () => void (isUntouched() ? place.keep(vm) : undefined));
-  } else void vm.ready.then(() => place.keep(vm)).then(() => vm.execute(command));
+  // Nothing comes between a command and its output, so nothing is said of it.
+  const restored = await place.restore({ ...hooks, exec });
+  if (restored !== undefined) return restored;
+  const vm = await createVm({ ...config, ...hooks, exec: 'later' });
+  void vm.ready.then(() => place.keep(vm)).then(() => vm.execute(exec));
   return vm;
 }
 
@@ -52,10 +45,10 @@ class KeptSnapshot {
   readonly #key: string;
   readonly #directory: string;
 
-  constructor({ exec, ...config }: VmConfig) {
+  constructor(config: VmConfig) {
     // The paths of kernel and initrd name their content.
     const host = ['/proc/sys/kernel/random/boot_id', '/proc/version'].map((path) => readFileSync(path, 'latin1'));
-    this.#key = JSON.stringify([host, exec === undefined ? 'shell' : 'command', config]);
+    this.#key = JSON.stringify([host, config]);
     this.#directory = join(this.#folder, crc32(this.#key).toString(16).padStart(8, '0'));
   }
 

@@ -68,6 +68,27 @@ describe.skipIf(noKvm)('"With -- COMMAND… the default guest runs COMMAND"', ()
   );
 
   test(
+    '"all that come from one snapshot would draw the same numbers": commands that go on from one do not; "--cold boots"',
+    async () => {
+      const draw = async (...options: string[]): Promise<{ exits: number; numbers: string }> => {
+        const report = join(folder, 'warm.json');
+        const words = ['--report', report, ...options, '--', 'head', '-c', '16', '/dev/urandom'];
+        const { status, stdout } = await microvisor([...RUN, ...words]);
+        expect(status).toBe(0);
+        const { vcpus } = JSON.parse(readFileSync(report, 'utf8')) as { vcpus: { ports: { count: number }[] }[] };
+        const exits = vcpus.flatMap(({ ports }) => ports).reduce((sum, { count }) => sum + count, 0);
+        return { exits, numbers: stdout.toString('hex') };
+      };
+      await draw();
+      const [warm, again, cold] = [await draw(), await draw(), await draw('--cold')];
+      expect(warm.exits * 2).toBeLessThan(cold.exits);
+      expect(again.exits * 2).toBeLessThan(cold.exits);
+      expect(new Set([warm, again, cold].map(({ numbers }) => numbers)).size).toBe(3);
+    },
+    3 * BOOT_MS,
+  );
+
+  test(
     'a command that is not there: 127, and somebody says so',
     async () => {
       const end = await microvisor([...RUN, '--', 'no-such-program', 'x']);
