@@ -97,7 +97,7 @@ describe.skipIf(noKvm)('a running Linux', () => {
       const vm = await createVm({
         ...guest,
         appendQuirkOptions: true,
-        exec: { argv: ['sh', '-c', 'read x; echo got $x; dmesg | grep -ci "lockup\\|stall"; true'] },
+        exec: { argv: ['sh', '-c', 'read x; echo got $x; dmesg | grep -ci "lockup\\|detected.*stall"; true'] },
       });
       const { exec } = vm;
       if (exec === undefined) throw new Error('no exec channel');

@@ -12,7 +12,7 @@ export interface FlipTask {
   readonly memory: SharedGuestMemory;
   readonly words: readonly FlipWord[];
   readonly flips: number;
-  /** Word 0: 1 when the device has begun. Word 1: 1 when all flips are done. */
+  /** Word 0: 1 when the device has begun. Word 1: 1 when so many flips are done. Word 2: 1 when no more are wanted. */
   readonly progress: SharedArrayBuffer;
 }
 
@@ -27,11 +27,11 @@ const words = task.words.map(({ gpa, values }) => {
 Atomics.wait(progress, 0, 0);
 // xorshift32: each word changes at moments that have nothing to do with those of its neighbours.
 let random = 0x9e37_79b9;
-for (let flip = 0; flip < task.flips; flip++) {
+for (let flip = 0; flip < task.flips || Atomics.load(progress, 2) === 0; flip++) {
+  if (flip === task.flips) Atomics.store(progress, 1, 1);
   random ^= random << 13;
   random ^= random >>> 17;
   random ^= random << 5;
   const { view, index, values } = words[(random >>> 8) % words.length] as (typeof words)[number];
   view[index] = values[(random >>> 20) % values.length] as number;
 }
-Atomics.store(progress, 1, 1);
