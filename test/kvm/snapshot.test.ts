@@ -222,7 +222,9 @@ describe.skipIf(noKvm)('what cannot be restored is named', () => {
       }
       vcpu.cpuid = table.toString('base64');
     });
-    expect(await refusal()).toMatch(/lacks features that the guest may use: .*(0x80000001\.0 EDX bit 31|0x7\.0 EDX bit 2)/);
+    expect(await refusal()).toMatch(
+      /lacks features that the guest may use: .*(0x80000001\.0 EDX bit 31|0x7\.0 EDX bit 2)/,
+    );
   });
 
   test('"of another architecture"', async () => {
