@@ -41,8 +41,8 @@ export interface RunRequest {
   /** Where the VM is saved when that is asked for. */
   readonly snapshot?: string;
   readonly snapshotAt?: RegExp;
-  /** Boots, though a snapshot of the default guest is kept. */
-  readonly cold?: boolean;
+  /** COMMAND runs in a guest that goes on from a kept snapshot. */
+  readonly warm?: boolean;
   /** Port or path of a socket. */
   readonly gdb?: number | string;
   readonly wait?: boolean;
@@ -238,10 +238,10 @@ export const OPTION_ROWS: readonly OptionRow[] = [
     parse: (value) => ({ snapshotAt: parsePattern('--snapshot-at', value) }),
   },
   {
-    flags: '--cold',
-    help: 'boot the default guest for COMMAND, though a snapshot of it is kept from an earlier run',
+    flags: '--warm',
+    help: 'run COMMAND in a default guest that goes on from a snapshot; the first such run boots, and keeps one',
     group: 'run',
-    parse: () => ({ cold: true }),
+    parse: () => ({ warm: true }),
   },
   {
     flags: '--gdb <PORT|SOCKET>',
@@ -288,6 +288,13 @@ interface ConflictRow {
 
 const isFlat = (options: Partial<Options>): boolean => FLAT_ENTRIES.some((entry) => entry === options.entry);
 
+/** Only a command has an agent that seeds the guest anew: two shells of one snapshot would draw the same numbers. */
+function mayBeWarm(options: Partial<Options>, command: readonly string[] | undefined): boolean {
+  const { console, snapshotAt, gdb, trace, verbose, mergeable, hugePages, disks = [], nets = [] } = options;
+  const isOwn = [console, snapshotAt, gdb, trace, verbose, mergeable, hugePages].some((given) => given !== undefined);
+  return command !== undefined && !isOwn && disks.length === 0 && nets.length === 0;
+}
+
 const CONFLICT_ROWS: readonly ConflictRow[] = [
   {
     option: 'COMMAND',
@@ -308,6 +315,13 @@ const CONFLICT_ROWS: readonly ConflictRow[] = [
     option: '--console stdio',
     found: (options, command) => command !== undefined && options.console?.kind === 'stdio',
     problem: 'stdio belongs to COMMAND; use --console file=PATH, or --verbose for the boot messages on stderr',
+  },
+  {
+    option: '--warm',
+    found: (options, command) => options.warm === true && !mayBeWarm(options, command),
+    problem:
+      'is for a COMMAND without --disk, --net, --console, --gdb, --trace, --snapshot-at, --verbose, --mergeable or ' +
+      '--huge-pages; leave it or them out',
   },
   {
     option: '--entry',

@@ -27,7 +27,7 @@ import { dieOf, signalStatus, watchSignals, type EndingSignal } from './signals.
 import { openOutput } from './trace-output.js';
 import { terminalSize, watchTerminalSize } from './terminal.js';
 import { UsageError } from './usage-error.js';
-import { isWarm, warmStart } from './warm-start.js';
+import { warmStart } from './warm-start.js';
 
 /** How long a run that was told to end may take to do so. */
 const END_DEADLINE_MS = 1500;
@@ -50,7 +50,9 @@ export function runVm(request: RunRequest): Promise<RunEnd> {
     const guest = request.kernel === undefined ? await prepareDefaultGuest(request, hooks.signal) : undefined;
     const size = process.stdin.isTTY && request.command === undefined ? terminalSize() : undefined;
     const config = vmConfig(request, { guest, terminalSize: size });
-    const vm = await inWords(() => (isWarm(request) ? warmStart(config, hooks) : createVm({ ...config, ...hooks })));
+    const vm = await inWords(() =>
+      request.warm === true ? warmStart(config, hooks) : createVm({ ...config, ...hooks }),
+    );
     suggestQuirkOptions(vm, request);
     sayGdb(vm, request.wait, request.kernel ?? guest?.kernel ?? '');
     return vm;

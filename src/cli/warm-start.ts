@@ -9,26 +9,14 @@ import { createVm } from '../machine/create-vm.js';
 import { restoreVm } from '../machine/restore-vm.js';
 import { SnapshotError } from '../machine/snapshot/error.js';
 import type { Vm } from '../machine/vm.js';
-import type { RunHooks, RunRequest } from './run-options.js';
+import type { RunHooks } from './run-options.js';
 import { describeError, say } from './sentence.js';
 
 /** Of these many different configurations the last used are kept, some 16 MiB each. */
 const KEPT = 4;
 const KEY_FILE = 'key';
 
-/**
- * Whether a run may do without the guest's boot: one of a command, whose agent seeds the guest's random generator anew.
- * A shell has no agent, and all that come from one snapshot would draw the same numbers. Who wants to see the boot, or
- * has devices of his own, gets one.
- */
-export function isWarm(request: RunRequest): boolean {
-  const { command, kernel, initrd, console, snapshotAt, gdb, trace, disks = [], nets = [] } = request;
-  const isOwn = [kernel, initrd, console, snapshotAt, gdb, trace].some((given) => given !== undefined);
-  const wantsMore = [request.cold, request.verbose, request.mergeable, request.hugePages].includes(true);
-  return command !== undefined && !isOwn && !wantsMore && disks.length === 0 && nets.length === 0;
-}
-
-/** The VM of a run that isWarm: restored, or about to boot. */
+/** The VM of a run with --warm: restored, or about to boot. */
 export async function warmStart({ exec, ...config }: VmConfig, hooks: RunHooks): Promise<Vm> {
   if (exec === undefined || exec === 'later') throw new Error('only a command has a warm start');
   const place = new KeptSnapshot(config);
