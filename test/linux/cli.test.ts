@@ -151,8 +151,9 @@ describe.skipIf(noKvm)('"leaves the user at a root shell on the terminal in raw 
           { modes: true },
           { send: 'stty size; id -u\r' },
           { wait: '33 99\r\n0\r\n' },
-          { send: 'sleep 100\r' },
-          { wait: 'sleep 100\r\n' },
+          // Ctrl-C before there is a process to end would be the shell's.
+          { send: "sh -c 'echo as''leep; sleep 100'\r" },
+          { wait: 'asleep\r\n' },
           { send: '\x03' },
           { wait: '~ # ' },
           { send: 'poweroff\r' },
@@ -184,8 +185,9 @@ describe.skipIf(noKvm)('"leaves the user at a root shell on the terminal in raw 
           { wait: 'ready\r\n' },
           { resize: { rows: 21, columns: 77 } },
           { wait: '21 77\r\n' },
-          { send: 'sleep 100\r' },
-          { wait: 'sleep 100\r\n' },
+          // Ctrl-C before there is a process to end would be the shell's.
+          { send: "sh -c 'echo as''leep; sleep 100'\r" },
+          { wait: 'asleep\r\n' },
           { send: '\x03' },
           { wait: '~ # ' },
           { send: 'poweroff\r' },
