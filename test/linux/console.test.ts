@@ -58,7 +58,10 @@ const unseeded = (): VmConfig => ({
   cmdline: `${(guest.cmdline ?? '').replace('random.trust_cpu=on', '')} random.trust_cpu=off random.trust_bootloader=off`,
 });
 
-/** A descriptor of its own keeps the settings of the line from one command to the next. */
+/**
+ * A descriptor of its own keeps the settings of the line from one command to the next; and what writes to a terminal itself
+ * does so line by line, which on a slow host takes minutes.
+ */
 const BOTH_WAYS = `
 cat /sys/class/misc/hw_random/rng_current
 head -c 512 /dev/hwrng >/tmp/a; head -c 512 /dev/hwrng >/tmp/b
@@ -70,7 +73,7 @@ stty raw -opost -echo <&3
 echo size $(stty size <&3)
 echo ready
 dd bs=1024 count=${INPUT_BYTES / 1024} iflag=fullblock <&3 2>/dev/null | tee /tmp/input | sha256sum
-${OUTPUT.command} >&3; cat /tmp/input >&3
+${OUTPUT.command} | cat - /tmp/input >&3
 echo resize
 until [ "$(stty size <&3)" = "43 132" ]; do sleep 0.2; done
 echo size $(stty size <&3)
