@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ImageFormat } from '../boot/request.js';
 import type { Diagnosis } from '../machine/doctor/diagnosis.js';
-import { ConfigError } from '../machine/config.js';
+import { ConfigError, type VmConfig } from '../machine/config.js';
 import { createVm } from '../machine/create-vm.js';
 import type { Vm } from '../machine/vm.js';
 import { exitStatus, type Outcome } from '../machine/outcome.js';
@@ -27,7 +27,6 @@ import { dieOf, signalStatus, watchSignals, type EndingSignal } from './signals.
 import { openOutput } from './trace-output.js';
 import { terminalSize, watchTerminalSize } from './terminal.js';
 import { UsageError } from './usage-error.js';
-import { warmStart } from './warm-start.js';
 
 /** How long a run that was told to end may take to do so. */
 const END_DEADLINE_MS = 1500;
@@ -51,12 +50,18 @@ export function runVm(request: RunRequest): Promise<RunEnd> {
     const size = process.stdin.isTTY && request.command === undefined ? terminalSize() : undefined;
     const config = vmConfig(request, { guest, terminalSize: size });
     const vm = await inWords(() =>
-      request.warm === true ? warmStart(config, hooks) : createVm({ ...config, ...hooks }),
+      request.warm === true ? startWarm(config, hooks) : createVm({ ...config, ...hooks }),
     );
     suggestQuirkOptions(vm, request);
     sayGdb(vm, request.wait, request.kernel ?? guest?.kernel ?? '');
     return vm;
   });
+}
+
+/** Loaded only where it is wanted: all of a restore comes with it. */
+async function startWarm(config: VmConfig, hooks: RunHooks): Promise<Vm> {
+  const { warmStart } = await import('./warm-start.js');
+  return warmStart(config, hooks);
 }
 
 /** Runs the VM that `make` gives, one that is to start or one that was restored, as `request` says. */

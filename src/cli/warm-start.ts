@@ -1,9 +1,9 @@
 // A command in the default guest without its boot: from a snapshot that an earlier run has kept, or booted, and kept for later ones.
 // A kept one is used for exactly the same configuration, on the same host, until that is started again.
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
+import { defaultCacheDirectory } from '../../guests/linux/cache.js';
 import type { VmConfig } from '../machine/config.js';
 import { createVm } from '../machine/create-vm.js';
 import { restoreVm } from '../machine/restore-vm.js';
@@ -29,7 +29,7 @@ export async function warmStart({ exec, ...config }: VmConfig, hooks: RunHooks):
 }
 
 class KeptSnapshot {
-  readonly #folder = join(process.env['XDG_CACHE_HOME'] || join(homedir(), '.cache'), 'microvisor', 'snapshots');
+  readonly #folder = join(defaultCacheDirectory(), 'snapshots');
   readonly #key: string;
   readonly #directory: string;
 
