@@ -16,50 +16,66 @@ const LAST = AT.last >> 2;
  * them drains at a time: `lock` is a shared word, 0 when free. A vCPU that finds it taken goes on: the other drains.
  */
 export class CoalescedRing {
-  readonly #words: Uint32Array;
-  readonly #bytes: Uint8Array;
+  /** Hands every waiting write to its bus, oldest first. Called before each exit is dispatched. */
+  readonly drain: (this: void) => void;
 
   constructor(
-    vcpu: { readonly run: Pick<VcpuFd['run'], 'u32' | 'u8'> },
-    private readonly lock: Int32Array,
-    private readonly pio: Pick<ExitBus, 'write'>,
-    private readonly mmio: Pick<ExitBus, 'write'>,
+    vcpu: { readonly run: Pick<VcpuFd['run'], 'i32' | 'u8'> },
+    lock: Int32Array,
+    pio: Pick<ExitBus, 'write' | 'writeLow'>,
+    mmio: Pick<ExitBus, 'write' | 'writeLow'>,
   ) {
-    this.#words = vcpu.run.u32;
-    this.#bytes = vcpu.run.u8;
-  }
+    // Constants that the functions close over, for the reason that exit-path.ts gives.
+    const { i32: words, u8: bytes } = vcpu.run;
+    const { writeLow: writePort } = pio;
+    const { writeLow: writeMmio } = mmio;
 
-  /** Hands every waiting write to its bus, oldest first. Called before each exit is dispatched. */
-  drain(): void {
-    const words = this.#words;
-    if (words[FIRST] === words[LAST]) return;
-    if (Atomics.compareExchange(this.lock, 0, 0, 1) !== 0) return;
-    // The kernel publishes `last` after the entry it covers; this load is the partner of its release store. The bound
-    // holds even if the guest refills the ring while it is drained.
-    const last = Atomics.load(words, LAST) % ENTRIES;
-    let first = (words[FIRST] as number) % ENTRIES;
-    while (first !== last) {
-      this.#deliver(AT.entries + first * STRIDE);
-      first = (first + 1) % ENTRIES;
-      Atomics.store(words, FIRST, first);
-    }
-    Atomics.store(this.lock, 0, 0);
-  }
+    const deliver = (at: number): void => {
+      const word = at >> 2;
+      const low = words[word + LOW_WORD] as number;
+      const length = words[word + LENGTH_WORD] as number;
+      const isPort = words[word + PIO_WORD] !== 0;
+      if (words[word + LOW_WORD + 1] !== 0 || (length !== 4 && length !== 1 && length !== 2))
+        deliverBytes(at, isPort ? pio : mmio);
+      else if (isPort) writePort(low, length, words[word + DATA_WORD] as number);
+      else writeMmio(low, length, words[word + DATA_WORD] as number);
+    };
 
-  #deliver(at: number): void {
-    const words = this.#words;
-    const address = (words[(at + AT.entry.phys_addr) >> 2] as number) + (words[(at + HIGH) >> 2] as number) * 2 ** 32;
-    const length = words[(at + AT.entry.len) >> 2] as number;
-    const bus = words[(at + AT.entry.pio) >> 2] === 0 ? this.mmio : this.pio;
-    const data = words[(at + AT.entry.data) >> 2] as number;
-    if (length === 4) bus.write(address, 4, data);
-    else if (length === 1) bus.write(address, 1, data & 0xff);
-    else if (length === 2) bus.write(address, 2, data & 0xffff);
-    else
-      for (let i = 0; i < length && i < 8; i++)
-        bus.write(address + i, 1, this.#bytes[at + AT.entry.data + i] as number);
+    // Beyond 4 GiB, or of another length: eight bytes, or what KVM cut at a page's end.
+    const deliverBytes = (at: number, bus: Pick<ExitBus, 'write'>): void => {
+      const [low, high, length] = [LOW_WORD, LOW_WORD + 1, LENGTH_WORD].map(
+        (i) => (words[(at >> 2) + i] as number) >>> 0,
+      );
+      const address = (high as number) * 2 ** 32 + (low as number);
+      const data = (words[(at >> 2) + DATA_WORD] as number) >>> 0;
+      if (length === 4) bus.write(address, 4, data);
+      else if (length === 2) bus.write(address, 2, data & 0xffff);
+      else
+        for (let i = 0; i < (length as number) && i < 8; i++)
+          bus.write(address + i, 1, bytes[at + AT.entry.data + i] as number);
+    };
+
+    this.drain = () => {
+      if (words[FIRST] === words[LAST]) return;
+      if (Atomics.compareExchange(lock, 0, 0, 1) !== 0) return;
+      // The kernel publishes `last` after the entry it covers; this load is the partner of its release store. The bound
+      // holds even if the guest refills the ring while it is drained.
+      const last = (Atomics.load(words, LAST) >>> 0) % ENTRIES;
+      let first = ((words[FIRST] as number) >>> 0) % ENTRIES;
+      while (first !== last) {
+        deliver(AT.entries + first * STRIDE);
+        first = first + 1 === ENTRIES ? 0 : first + 1;
+        // Gives the place back. A plain store: x86 keeps it behind what was read above, and a full barrier a write, as
+        // Atomics.store would be, costs more than to deliver it.
+        words[FIRST] = first;
+      }
+      Atomics.store(lock, 0, 0);
+    };
   }
 }
 
-/** The upper half of an address. */
-const HIGH = AT.entry.phys_addr + 4;
+/** Words of an entry. */
+const LOW_WORD = AT.entry.phys_addr >> 2;
+const LENGTH_WORD = AT.entry.len >> 2;
+const PIO_WORD = AT.entry.pio >> 2;
+const DATA_WORD = AT.entry.data >> 2;

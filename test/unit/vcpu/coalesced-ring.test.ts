@@ -26,18 +26,23 @@ function rig(options: { readonly start?: number; readonly onWrite?: (rig: Rig) =
   const buffer = new ArrayBuffer(3 * 4096);
   const view = new DataView(buffer);
   const delivered: Write[] = [];
-  const bus = (space: 'pio' | 'mmio'): Pick<ExitBus, 'write'> => ({
-    write(address, size, value) {
+  const bus = (space: 'pio' | 'mmio'): Pick<ExitBus, 'write' | 'writeLow'> => {
+    const write = (address: number, size: number, value: number): void => {
       delivered.push([space, address, size, value]);
       options.onWrite?.(result);
-    },
-  });
+    };
+    // As a bus has it: the address as a signed integer, and what lies beyond the size does not count.
+    return {
+      write,
+      writeLow: (low, size, bits) => write(low >>> 0, size, Number(BigInt.asUintN(size * 8, BigInt(bits)))),
+    };
+  };
   const lock = new Int32Array(new SharedArrayBuffer(4));
   view.setUint32(AT.first, options.start ?? 0, true);
   view.setUint32(AT.last, options.start ?? 0, true);
   const result: Rig = {
     ring: new CoalescedRing(
-      { run: { u32: new Uint32Array(buffer), u8: new Uint8Array(buffer) } },
+      { run: { i32: new Int32Array(buffer), u8: new Uint8Array(buffer) } },
       lock,
       bus('pio'),
       bus('mmio'),
