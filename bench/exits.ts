@@ -40,6 +40,10 @@ export async function benchExits(options: ExitsOptions): Promise<number> {
   if (!areKnown('--only', options.only, CASES) || !areKnown('--tier', options.tier, TIERS)) return 2;
   // Read first: a file that is not there must not cost minutes.
   const before = options.compare === undefined ? undefined : readResult(options.compare);
+  if (options.compare !== undefined && before === undefined) {
+    process.stderr.write(`--compare: ${options.compare} is no result of \`npm run bench -- exits --json\`\n`);
+    return 2;
+  }
   const result = await measureAll(options);
   if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(result, undefined, 2)}\n`);
   if (options.svg !== undefined) writeFileSync(options.svg, pictureOf(result));
@@ -57,11 +61,15 @@ function areKnown(option: string, wanted: readonly string[], rows: readonly { re
   return false;
 }
 
-/** @throws Error when the file is no result of this benchmark */
-function readResult(path: string): ExitsResult {
-  const result = JSON.parse(readFileSync(path, 'utf8')) as Partial<ExitsResult>;
-  if (result.benchmark !== 'exits') throw new Error(`${path} is no result of \`npm run bench -- exits --json\``);
-  return result as ExitsResult;
+/** Undefined when the file is no result of this benchmark. */
+function readResult(path: string): ExitsResult | undefined {
+  const text = readFileSync(path, 'utf8');
+  try {
+    const result = JSON.parse(text) as Partial<ExitsResult>;
+    return result.benchmark === 'exits' ? (result as ExitsResult) : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 async function measureAll(options: ExitsOptions): Promise<ExitsResult> {

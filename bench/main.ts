@@ -1,5 +1,6 @@
 // `npm run bench -- NAME [options]`: the table of benchmarks and their one entry.
-import { parseArgs } from 'node:util';
+import { closeSync, openSync } from 'node:fs';
+import { inspect, parseArgs } from 'node:util';
 import { benchBoot } from './boot.js';
 import { benchBlock } from './virtio-block.js';
 import { benchNet } from './virtio-net.js';
@@ -71,7 +72,7 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
 
 const USAGE = [
   'npm run bench -- NAME [--rounds N] [--json FILE]',
-  ...Object.entries(BENCHMARKS).map(([name, { summary }]) => `  ${name.padEnd(12)}${summary}`),
+  ...Object.entries(BENCHMARKS).map(([name, { summary }]) => `  ${name.padEnd(14)}${summary}`),
   'exits also takes',
   '  --quick         four cases and few rounds, under a minute',
   '  --only CASE     only this case, and --tier TIER only this tier; both may be repeated',
@@ -79,11 +80,12 @@ const USAGE = [
   '  --compare FILE  what changed since the run that left this JSON; status 1 when our own cost grew too much',
 ].join('\n');
 
-/** @returns the process's exit status */
-async function main(): Promise<number> {
-  const { values, positionals } = parseArgs({
+function parse(args: readonly string[]) {
+  return parseArgs({
+    args: [...args],
     allowPositionals: true,
     options: {
+      help: { type: 'boolean', short: 'h' },
       rounds: { type: 'string' },
       json: { type: 'string' },
       svg: { type: 'string' },
@@ -93,6 +95,22 @@ async function main(): Promise<number> {
       tier: { type: 'string', multiple: true },
     },
   });
+}
+
+/** @returns the process's exit status */
+async function main(args: readonly string[]): Promise<number> {
+  let parsed: ReturnType<typeof parse>;
+  try {
+    parsed = parse(args);
+  } catch (error) {
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n${USAGE}\n`);
+    return 2;
+  }
+  const { values, positionals } = parsed;
+  if (values.help === true) {
+    process.stdout.write(`${USAGE}\n`);
+    return 0;
+  }
   const [name] = positionals;
   const benchmark = name === undefined ? undefined : BENCHMARKS[name];
   if (name === undefined || benchmark === undefined) {
@@ -110,7 +128,14 @@ async function main(): Promise<number> {
     return 2;
   }
   const { json, svg, compare, quick = false, only = [], tier = [] } = values;
+  // Now, and not after minutes of measuring.
+  for (const file of [json, svg]) if (file !== undefined) closeSync(openSync(file, 'a'));
   return (await benchmark.run({ rounds, json, svg, compare, quick, only, tier })) ?? 0;
 }
 
-process.exitCode = await main();
+process.exitCode = await main(process.argv.slice(2)).catch((error: unknown) => {
+  // A file that is not there or cannot be written says enough by itself; a defect of the benchmark's own needs its stack.
+  const isOfTheSystem = error instanceof Error && 'syscall' in error;
+  process.stderr.write(`${isOfTheSystem ? error.message : inspect(error)}\n`);
+  return isOfTheSystem ? 2 : 1;
+});
