@@ -1,5 +1,5 @@
 // "Every code sample in them is run by a test": the ts blocks of docs/ are compiled as a reader's program would be, and run.
-// What a sample prints is what the page says that it prints.
+// What a sample prints is what the page says that it prints. Those of README.md boot a kernel of the reader's: compiled only.
 import { execFile, spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -19,9 +19,34 @@ const samples = pages.flatMap((page) =>
 const folder = mkdtempSync(join(ROOT, 'dist/samples-'));
 const compiled = `${folder}-js`;
 
+/** What README.md's samples take for granted: a sample is a piece of a program there. */
+const README_NAMES: Readonly<Record<string, string>> = {
+  ClosureDeviceConfig: "import type { ClosureDeviceConfig } from 'microvisor';",
+  createVm: "import { createVm } from 'microvisor';",
+  restoreVm: "import { restoreVm } from 'microvisor';",
+  kernel: 'declare const kernel: string;',
+  vm: "declare const vm: import('microvisor').Vm;",
+};
+const front = samplesOf('README', readFileSync(join(ROOT, 'README.md'), 'utf8')).map(({ file, text }) => {
+  const isMissing = (name: string): boolean =>
+    new RegExp(`\\b${name}\\b`).test(text) && !new RegExp(`(?:const|using|import \\{.*) ${name}\\b`).test(text);
+  const given = Object.entries(README_NAMES).flatMap(([name, line]) => (isMissing(name) ? [line] : []));
+  return { file, text: `${given.join('\n')}\n${text}\nexport {};\n` };
+});
+
+/** A piece of a program names what the next piece uses. */
+const UNUSED = { noUnusedLocals: false, noUnusedParameters: false } as const;
+
 beforeAll(() => {
-  for (const { file, text } of samples) writeFileSync(join(folder, file), text);
-  const compilerOptions = { outDir: compiled, rootDir: '.', composite: false, incremental: false, sourceMap: false };
+  for (const { file, text } of [...samples, ...front]) writeFileSync(join(folder, file), text);
+  const compilerOptions = {
+    outDir: compiled,
+    rootDir: '.',
+    composite: false,
+    incremental: false,
+    sourceMap: false,
+    ...UNUSED,
+  };
   const config = { extends: join(ROOT, 'tsconfig.json'), compilerOptions, include: ['*.ts'] };
   writeFileSync(join(folder, 'tsconfig.json'), JSON.stringify(config));
   const tsc = join(ROOT, 'node_modules/typescript/bin/tsc');
@@ -31,8 +56,9 @@ beforeAll(() => {
 afterAll(() => [folder, compiled].forEach((path) => rmSync(path, { recursive: true, force: true })));
 
 describe.skipIf(noKvm)('the samples of docs/', { timeout: 180_000 }, () => {
-  it('are there', () => {
+  it('are there, and all compile', () => {
     expect(samples.filter(({ isProgram }) => isProgram).length).toBeGreaterThan(4);
+    expect(front.length).toBeGreaterThan(4);
   });
 
   it.each(samples.filter(({ isProgram }) => isProgram))('$file', async ({ file, output }) => {

@@ -33,10 +33,11 @@ describe('docs/memory-map.md', () => {
 });
 
 describe('docs/', () => {
-  it.each(PAGES)('%s: its links lead to files that are there', (page) => {
-    const text = readFileSync(join(ROOT, 'docs', page), 'utf8');
+  it.each(['../README.md', ...PAGES])('%s: its links lead to files that are there', (page) => {
+    const file = join(ROOT, 'docs', page);
+    const text = readFileSync(file, 'utf8');
     const links = [...text.matchAll(/\]\((?!https?:)([^)#]+)/g)].map(([, link]) => link ?? '');
-    const missing = links.filter((link) => !existsSync(join(ROOT, 'docs', link)));
+    const missing = links.filter((link) => !existsSync(join(dirname(file), link)));
     expect(missing).toEqual([]);
     const named = [...text.matchAll(/`((?:src|guests|test|examples|bench)\/[\w./-]+)`/g)].map(([, path]) => path ?? '');
     expect(named.filter((path) => !existsSync(join(ROOT, path)))).toEqual([]);
