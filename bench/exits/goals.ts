@@ -71,9 +71,12 @@ export function goalsOf(result: ExitsResult): readonly Goal[] {
       p99 < 100_000,
       `${(p99 / 1000).toFixed(0)} µs`,
     ]),
-    goal('ahead of QEMU on every exit to user space, equal in the kernel', againstQemu(cells), (lost) => [
-      lost.length === 0,
-      lost.length === 0 ? 'in every case that QEMU runs' : `not in ${lost.join(', ')}`,
+    goal('ahead of QEMU on every exit to user space, equal in the kernel', againstQemu(cells), ({ behind, close }) => [
+      behind.length + close.length === 0,
+      [
+        behind.length === 0 ? 'behind in no case that QEMU runs' : `behind in ${behind.join(', ')}`,
+        ...(close.length === 0 ? [] : [`too close to tell in ${close.join(', ')}`]),
+      ].join('; '),
     ]),
   ];
 }
@@ -102,17 +105,21 @@ function worstTrace(cells: readonly Cell[]): readonly [number, string] | undefin
   return costs.toSorted(([a], [b]) => b - a)[0];
 }
 
-/** Cases that QEMU ran and we were not ahead in. */
-function againstQemu(cells: readonly Cell[]): readonly string[] | undefined {
-  const both = CASES.flatMap((each) => {
-    const ours = cellAt(cells, each.id, MACHINE_TIER);
-    const theirs = cellAt(cells, each.id, 'qemu');
-    return ours === undefined || theirs === undefined ? [] : [{ each, ours: ours.ratio, theirs: theirs.ratio }];
+/** Cases that QEMU ran: those in which it was faster, and those in which the two intervals overlap. */
+function againstQemu(
+  cells: readonly Cell[],
+): { readonly behind: readonly string[]; readonly close: readonly string[] } | undefined {
+  const both = CASES.flatMap(({ id, inKernel }) => {
+    const ours = cellAt(cells, id, MACHINE_TIER)?.ratio;
+    const theirs = cellAt(cells, id, 'qemu')?.ratio;
+    if (ours === undefined || theirs === undefined) return [];
+    const room = inKernel ? 1 + SAME_IN_KERNEL : 1;
+    return [{ id, isAhead: ours.low * room > theirs.high, isBehind: ours.high * room < theirs.low, inKernel }];
   });
   if (both.length === 0) return undefined;
-  return both
-    .filter(({ each, ours, theirs }) =>
-      each.inKernel ? ours.high < theirs.low * (1 - SAME_IN_KERNEL) : ours.median <= theirs.median,
-    )
-    .map(({ each }) => each.id);
+  return {
+    behind: both.filter(({ isBehind }) => isBehind).map(({ id }) => id),
+    // What the kernel does by itself cannot be ahead.
+    close: both.filter(({ isAhead, isBehind, inKernel }) => !isAhead && !isBehind && !inKernel).map(({ id }) => id),
+  };
 }

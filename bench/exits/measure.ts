@@ -50,7 +50,7 @@ const STAMPED_PASSES = 4096;
 const LATENCY_PASSES = 200;
 /** QEMU starts anew for each run: a long one against a short one, in as many passes of the case. */
 const QEMU_LONG = 80;
-const QEMU_ROUNDS_SHARE = 0.2;
+const QEMU_ROUNDS_SHARE = 0.4;
 const FEWEST_QEMU_ROUNDS = 3;
 
 interface Contestant {
