@@ -61,9 +61,16 @@ export function createExitPath(parts: ExitPathParts): ExitPath {
   const isTraced = trace !== undefined;
   const isCoalesced = coalesced !== undefined;
 
-  // The trace wants the stamps of every exit.
+  // The trace wants the stamps of every exit; the statistics still take only those that they want.
+  const untaken = new Int32Array(new ArrayBuffer(4));
   const takeTime = (): void => {
+    if (isTraced && (untaken[0] as number) > 0) {
+      untaken[0] = (untaken[0] as number) - 1;
+      untimed[0] = -1;
+      return;
+    }
     const next = isCounted ? counter.timed() : -1;
+    if (isTraced) untaken[0] = next;
     untimed[0] = isTraced ? -1 : next;
   };
 
