@@ -4,7 +4,7 @@ export { restoreVm, verifySnapshot, type RestoreOptions } from './machine/restor
 export { SnapshotError } from './machine/snapshot/error.js';
 export type { Vm, VmState } from './machine/vm.js';
 export type { VcpuHandle } from './machine/vcpu-handle.js';
-export { ConfigError, type ExecRequest, type VmConfig } from './machine/config.js';
+export { ConfigError, type ExecRequest, type ShellRequest, type VmConfig } from './machine/config.js';
 export { exitStatus, type FailureKind, type Outcome } from './machine/outcome.js';
 export { formatDiagnosis, type Diagnosis } from './machine/doctor/diagnosis.js';
 export type { GdbConfig } from './machine/gdb-server.js';

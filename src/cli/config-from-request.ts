@@ -1,6 +1,6 @@
 // From the words on the command line to the library's configuration. Pure.
 // Our own; Linux Documentation/admin-guide/kernel-parameters.rst for the command line.
-import type { VmConfig } from '../machine/config.js';
+import type { ShellRequest, VmConfig } from '../machine/config.js';
 import type { RunRequest } from './run-options.js';
 
 /** The default guest, where it was prepared. */
@@ -13,8 +13,8 @@ export interface DefaultGuest {
 export interface Surroundings {
   /** Undefined when the user brought a kernel. */
   readonly guest: DefaultGuest | undefined;
-  /** `COLSxROWS` of the terminal that the guest's shell will have. */
-  readonly terminalSize: string | undefined;
+  /** Of the terminal that the guest's shell will have. */
+  readonly terminalSize: Exclude<ShellRequest['shell'], true> | undefined;
 }
 
 const SERIAL_CONSOLE = 'console=ttyS0';
@@ -36,12 +36,15 @@ function ourCommandLine(request: RunRequest, guest: DefaultGuest | undefined): s
     .join(' ');
 }
 
-function commandLine(request: RunRequest, { guest, terminalSize }: Surroundings): string {
+function commandLine(request: RunRequest, guest: DefaultGuest | undefined): string {
   const whole = request.cmdline ?? ourCommandLine(request, guest);
-  const size = guest === undefined || request.cmdline !== undefined ? undefined : terminalSize;
-  return [whole, size === undefined ? '' : `microvisor.size=${size}`, request.append ?? '']
-    .filter((part) => part !== '')
-    .join(' ');
+  return [whole, request.append ?? ''].filter((part) => part !== '').join(' ');
+}
+
+/** What the default guest's agent is to do; undefined for an initrd that has none. */
+function taskOf({ command, initrd }: RunRequest, { guest, terminalSize }: Surroundings): VmConfig['exec'] {
+  if (command !== undefined) return { argv: command };
+  return guest === undefined || initrd !== undefined ? undefined : { shell: terminalSize ?? true };
 }
 
 /** Nobody loses what the guest prints, unless there is nobody. */
@@ -56,9 +59,10 @@ export function vmConfig(request: RunRequest, surroundings: Surroundings): VmCon
   const kernel = request.kernel ?? guest?.kernel;
   if (kernel === undefined) throw new Error('no kernel was given and no default guest was prepared');
   const initrd = request.initrd ?? guest?.initrd;
+  const exec = taskOf(request, surroundings);
   return {
     kernel,
-    cmdline: commandLine(request, surroundings),
+    cmdline: commandLine(request, guest),
     memoryMiB: request.memoryMiB,
     cpus: request.cpus,
     consoleOverflow: consoleOverflow(request),
@@ -77,7 +81,7 @@ export function vmConfig(request: RunRequest, surroundings: Surroundings): VmCon
     ...traceOf(request),
     ...(request.symbols === undefined ? {} : { symbols: request.symbols }),
     ...(request.gdb === undefined ? {} : { gdb: { listen: request.gdb, wait: request.wait ?? false } }),
-    ...(request.command === undefined ? {} : { exec: { argv: request.command } }),
+    ...(exec === undefined ? {} : { exec }),
   };
 }
 

@@ -17,7 +17,7 @@ const STOCK_IS_SLOW =
 const HARDWARE_MODULES = ['kvm_intel', 'kvm_amd'] as const;
 
 /** True where KVM runs guest kernels on the processor itself. */
-function hasHardwareVirtualization(): boolean {
+export function hasHardwareVirtualization(): boolean {
   try {
     // A module that is built into the kernel is in /sys/module on any processor.
     const flags = /^flags\s*:(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1] ?? '';

@@ -30,7 +30,7 @@ export function runRestored({ directory, verify, clock, run }: RestoreRequest): 
 
 /** A guest that waits for a command has nothing to show to a person. */
 async function refuseIdle(vm: Vm): Promise<void> {
-  if (!vm.awaitsCommand) return;
+  if (vm.task !== 'awaited') return;
   await vm.stop();
   throw new UsageError('COMMAND', 'the guest of this snapshot waits for one; add -- COMMAND');
 }

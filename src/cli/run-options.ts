@@ -41,7 +41,7 @@ export interface RunRequest {
   /** Where the VM is saved when that is asked for. */
   readonly snapshot?: string;
   readonly snapshotAt?: RegExp;
-  /** COMMAND runs in a guest that goes on from a kept snapshot. */
+  /** The default guest goes on from a kept snapshot (true), or boots (false); not given: as needsBoot and the host say. */
   readonly warm?: boolean;
   /** Port or path of a socket. */
   readonly gdb?: number | string;
@@ -238,8 +238,14 @@ export const OPTION_ROWS: readonly OptionRow[] = [
     parse: (value) => ({ snapshotAt: parsePattern('--snapshot-at', value) }),
   },
   {
+    flags: '--cold',
+    help: 'boot the default guest, even if a snapshot of it is kept from which it could go on',
+    group: 'run',
+    parse: () => ({ warm: false }),
+  },
+  {
     flags: '--warm',
-    help: 'run COMMAND in a default guest that goes on from a snapshot; the first such run boots, and keeps one',
+    help: 'go on from a kept snapshot of the default guest also with VMX or SVM, where a boot is quick, and with --report',
     group: 'run',
     parse: () => ({ warm: true }),
   },
@@ -288,11 +294,17 @@ interface ConflictRow {
 
 const isFlat = (options: Partial<Options>): boolean => FLAT_ENTRIES.some((entry) => entry === options.entry);
 
-/** Only a command has an agent that seeds the guest anew: two shells of one snapshot would draw the same numbers. */
-function mayBeWarm(options: Partial<Options>, command: readonly string[] | undefined): boolean {
-  const { console, snapshotAt, gdb, trace, verbose, mergeable, hugePages, disks = [], nets = [] } = options;
-  const isOwn = [console, snapshotAt, gdb, trace, verbose, mergeable, hugePages].some((given) => given !== undefined);
-  return command !== undefined && !isOwn && disks.length === 0 && nets.length === 0;
+/**
+ * Whether the guest has to boot: it is another one, its boot is to be watched, or it has what no snapshot can keep for
+ * later runs.
+ */
+export function needsBoot(options: Partial<Options>): boolean {
+  const { kernel, initrd, cmdline, console, snapshotAt, gdb, trace, verbose, mergeable, hugePages } = options;
+  const isOwn = [kernel, initrd, cmdline, snapshotAt, gdb, trace, verbose, mergeable, hugePages].some(
+    (given) => given !== undefined,
+  );
+  const { disks = [], nets = [] } = options;
+  return isOwn || (console !== undefined && console.kind !== 'stdio') || disks.length > 0 || nets.length > 0;
 }
 
 const CONFLICT_ROWS: readonly ConflictRow[] = [
@@ -318,10 +330,10 @@ const CONFLICT_ROWS: readonly ConflictRow[] = [
   },
   {
     option: '--warm',
-    found: (options, command) => options.warm === true && !mayBeWarm(options, command),
+    found: (options) => options.warm === true && needsBoot(options),
     problem:
-      'is for a COMMAND without --disk, --net, --console, --gdb, --trace, --snapshot-at, --verbose, --mergeable or ' +
-      '--huge-pages; leave it or them out',
+      'is for the default guest without --initrd, --cmdline, --disk, --net, --console file or null, --gdb, --trace, ' +
+      '--snapshot-at, --verbose, --mergeable or --huge-pages; leave it or them out',
   },
   {
     option: '--entry',

@@ -10,7 +10,7 @@ import { exitStatus, type Outcome } from '../machine/outcome.js';
 import { openConsoleFile } from './console-file.js';
 import { OPTION_OF_FIELD, vmConfig } from './config-from-request.js';
 import { sayDiagnosis, sayFailure, sayStall } from './failure.js';
-import { prepareDefaultGuest } from './default-guest.js';
+import { hasHardwareVirtualization, prepareDefaultGuest } from './default-guest.js';
 import {
   connectCommandInput,
   connectConsoleInput,
@@ -20,7 +20,7 @@ import {
   type StreamEvents,
 } from './guest-streams.js';
 import { openReportFile, type ReportFile } from './report-file.js';
-import type { RunHooks, RunRequest } from './run-options.js';
+import { needsBoot, type RunHooks, type RunRequest } from './run-options.js';
 import { Saver, watchForLine } from './saver.js';
 import { describeError, printable, say } from './sentence.js';
 import { dieOf, signalStatus, watchSignals, type EndingSignal } from './signals.js';
@@ -50,12 +50,17 @@ export function runVm(request: RunRequest): Promise<RunEnd> {
     const size = process.stdin.isTTY && request.command === undefined ? terminalSize() : undefined;
     const config = vmConfig(request, { guest, terminalSize: size });
     const vm = await inWords(() =>
-      request.warm === true ? startWarm(config, hooks) : createVm({ ...config, ...hooks }),
+      isWarm(request) ? startWarm(config, hooks) : createVm({ ...config, ...hooks }),
     );
     suggestQuirkOptions(vm, request);
     sayGdb(vm, request.wait, request.kernel ?? guest?.kernel ?? '');
     return vm;
   });
+}
+
+/** A snapshot is for hosts on which a boot takes long; a report is of a boot, too, unless it is said otherwise. */
+function isWarm(request: RunRequest): boolean {
+  return request.warm ?? !(needsBoot(request) || request.report !== undefined || hasHardwareVirtualization());
 }
 
 /** Loaded only where it is wanted: all of a restore comes with it. */
@@ -221,7 +226,9 @@ function connect(
   consoleFile: number | undefined,
   events: StreamEvents,
 ): readonly Connection[] {
-  const { console, exec } = vm;
+  const { console } = vm;
+  // A shell has the console.
+  const exec = request.command !== undefined || vm.task === 'command' ? vm.exec : undefined;
   const connections: Connection[] = [];
   if (consoleFile !== undefined) connections.push(connectOutput(console.output, consoleFile, events, { owned: true }));
   if (exec !== undefined) {

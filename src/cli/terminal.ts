@@ -77,10 +77,10 @@ function outputTerminal(): WriteStream | undefined {
   return undefined;
 }
 
-/** `COLSxROWS` of the terminal that this process prints on, or undefined when it has none. */
-export function terminalSize(): string | undefined {
-  const terminal = outputTerminal();
-  return terminal === undefined ? undefined : `${terminal.columns}x${terminal.rows}`;
+/** In characters, of the terminal that this process prints on, or undefined when it has none. */
+export function terminalSize(): { readonly columns: number; readonly rows: number } | undefined {
+  const { columns, rows } = outputTerminal() ?? {};
+  return columns === undefined || rows === undefined ? undefined : { columns, rows };
 }
 
 /**

@@ -1,7 +1,10 @@
-// A command in the default guest without its boot: from a snapshot that an earlier run has kept, or booted, and kept for later ones.
-// A kept one is used for exactly the same configuration, on the same host, until that is started again.
+// The default guest without its boot: from a snapshot that an earlier run has kept, or booted, and kept for later ones.
+// A kept one is used for exactly the same configuration, on the same host, until that is started again. It is of the
+// moment before the agent is told what to run: so a shell and every command share one, and each draws its own random
+// numbers, has the right time, and knows its terminal.
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { crc32 } from 'node:zlib';
 import { defaultCacheDirectory } from '../../guests/linux/cache.js';
 import type { VmConfig } from '../machine/config.js';
@@ -16,15 +19,24 @@ import { describeError, say } from './sentence.js';
 const KEPT = 4;
 const KEY_FILE = 'key';
 
-/** The VM of a run with --warm: restored, or about to boot. */
+/** The VM of a warm run: restored, or about to boot. */
 export async function warmStart({ exec, ...config }: VmConfig, hooks: RunHooks): Promise<Vm> {
-  if (exec === undefined || exec === 'later') throw new Error('only a command has a warm start');
-  const place = new KeptSnapshot(config);
+  if (exec === undefined || exec === 'later') throw new Error('only a guest with an agent has a warm start');
   // Nothing comes between a command and its output, so nothing is said of it.
-  const restored = await place.restore({ ...hooks, exec });
-  if (restored !== undefined) return restored;
+  const tell = 'shell' in exec ? say : (): void => undefined;
+  const place = new KeptSnapshot(config);
+  const restored = await place.restore({ ...hooks, exec, consoleOverflow: config.consoleOverflow ?? 'drop' });
+  if (restored !== undefined) {
+    tell('the guest goes on from a snapshot of its boot; --cold boots it');
+    return restored;
+  }
   const vm = await createVm({ ...config, ...hooks, exec: 'later' });
-  void vm.ready.then(() => place.keep(vm)).then(() => vm.execute(exec));
+  void vm.ready
+    .then(() => place.keep(vm))
+    .then((isKept) => {
+      if (isKept) tell('a snapshot was kept: from now on the guest starts without its boot');
+      vm.execute(exec);
+    });
   return vm;
 }
 
@@ -33,10 +45,11 @@ class KeptSnapshot {
   readonly #key: string;
   readonly #directory: string;
 
-  constructor(config: VmConfig) {
+  /** Where its output goes is no matter of the guest's. */
+  constructor({ consoleOverflow: _consoleOverflow, ...config }: VmConfig) {
     // The paths of kernel and initrd name their content.
     const host = ['/proc/sys/kernel/random/boot_id', '/proc/version'].map((path) => readFileSync(path, 'latin1'));
-    this.#key = JSON.stringify([host, config]);
+    this.#key = JSON.stringify([host, buildOfMicrovisor(), config]);
     this.#directory = join(this.#folder, crc32(this.#key).toString(16).padStart(8, '0'));
   }
 
@@ -56,8 +69,11 @@ class KeptSnapshot {
     }
   }
 
-  /** A cache that cannot be written costs the next run its boot, and this one nothing. */
-  async keep(vm: Vm): Promise<void> {
+  /**
+   * A cache that cannot be written costs the next run its boot, and this one nothing.
+   * @returns whether it could
+   */
+  async keep(vm: Vm): Promise<boolean> {
     const partial = `${this.#directory}.${process.pid}`;
     try {
       mkdirSync(this.#folder, { recursive: true });
@@ -66,8 +82,10 @@ class KeptSnapshot {
       rmSync(this.#directory, { recursive: true, force: true });
       renameSync(partial, this.#directory);
       this.#dropOld();
+      return true;
     } catch {
       rmSync(partial, { recursive: true, force: true });
+      return false;
     }
   }
 
@@ -77,4 +95,10 @@ class KeptSnapshot {
     for (const name of names.toSorted((a, b) => age(b) - age(a)).slice(KEPT))
       rmSync(join(this.#folder, name), { recursive: true, force: true });
   }
+}
+
+/** What was compiled when: another build may give the guest other devices. */
+function buildOfMicrovisor(): string {
+  const { mtimeMs, size } = statSync(fileURLToPath(import.meta.url));
+  return `${mtimeMs} ${size}`;
 }

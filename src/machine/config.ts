@@ -6,6 +6,7 @@ import { ConfigError } from './config-error.js';
 import { integer, oneOf, text } from './config-words.js';
 import { deviceEntries, type DiskConfig, type NetConfig } from './device-config.js';
 import type { Diagnosis } from './doctor/diagnosis.js';
+import type { TerminalSize } from './exec-protocol.js';
 import type { GdbConfig } from './gdb-server.js';
 import type { UserDeviceConfig } from './user-devices.js';
 
@@ -18,6 +19,12 @@ export interface ExecRequest {
   /** Added to the guest's environment. */
   readonly env?: Readonly<Record<string, string>> | undefined;
   readonly cwd?: string | undefined;
+}
+
+/** A shell on the console of the default guest, which its agent starts. */
+export interface ShellRequest {
+  /** The size in characters of the terminal behind the console, each 1 to 65535; true when nobody knows. */
+  readonly shell: true | TerminalSize;
 }
 
 /** Makes a device for a machine's RAM. */
@@ -54,8 +61,11 @@ export interface VmConfig {
   readonly trace?: boolean | number;
   /** What COM1 does when nobody reads its output: `drop` loses and counts bytes, `wait` stalls the guest; default `drop`. */
   readonly consoleOverflow?: 'drop' | 'wait';
-  /** Runs this in the default guest, on COM2; `later`: the guest's agent waits until `Vm.execute` says what to run. */
-  readonly exec?: ExecRequest | 'later';
+  /**
+   * Runs this in the default guest, by its agent on COM2; `later`: the agent waits until `Vm.execute` says what to run.
+   * A guest with an agent is told its time, and gets new random numbers after a restore.
+   */
+  readonly exec?: ExecRequest | ShellRequest | 'later';
   /** virtio-blk devices, /dev/vda and on. */
   readonly disks?: readonly DiskConfig[];
   /** virtio-net devices, eth0 and on. */
@@ -95,6 +105,16 @@ const execRequest = v.strictObject({
   cwd: v.optional(text('the directory')),
 });
 
+const shellRequest = v.strictObject({
+  shell: v.union(
+    [
+      v.literal(true),
+      v.strictObject({ columns: integer('the columns', 1, 65535), rows: integer('the rows', 1, 65535) }),
+    ],
+    'must be true, or columns and rows',
+  ),
+});
+
 /** Limits that the command line and the library share. */
 export const LIMITS = { memoryMiB: [1, 65536], cpus: [1, 32] } as const;
 
@@ -129,7 +149,12 @@ const schema = v.strictObject({
     false,
   ),
   consoleOverflow: v.optional(oneOf(['drop', 'wait']), 'drop'),
-  exec: v.optional(v.lazy((value) => (value === 'later' ? v.literal('later') : execRequest))),
+  exec: v.optional(
+    v.lazy((value) => {
+      if (value === 'later') return v.literal('later');
+      return typeof value === 'object' && value !== null && 'shell' in value ? shellRequest : execRequest;
+    }),
+  ),
   ...deviceEntries,
   console: v.optional(oneOf(['serial', 'virtio']), 'serial'),
   entropy: v.optional(v.boolean('must be true or false'), false),
@@ -197,5 +222,5 @@ export type ForkOptions = Pick<
   'virtio' | 'devices' | 'consoleOverflow' | 'trace' | 'milestones' | 'signal' | 'onWarning'
 > & {
   /** Runs this in each, when the guest's agent waits for a command. */
-  readonly exec?: ExecRequest;
+  readonly exec?: ExecRequest | ShellRequest;
 };

@@ -5,10 +5,9 @@ import { EventFdIrqLine } from '../devices/irq-line.js';
 import { UartBack } from '../devices/legacy/uart16550-back.js';
 import type { Board, BoardFds } from './board.js';
 import { ConsoleLines } from './console-lines.js';
-import type { CompleteConfig } from './config.js';
-import { ExecChannel } from './exec-channel.js';
+import type { CompleteConfig, ExecRequest, ShellRequest } from './config.js';
+import { ExecChannel, type RestoredExec } from './exec-channel.js';
 import type { Marks } from './marks.js';
-import type { SavedExec } from './snapshot/state.js';
 import { SerialInput, SerialOutput, type SerialLine } from './serial-streams.js';
 
 /** A console as its user sees it. */
@@ -58,7 +57,7 @@ export function connectConsoles(
   config: CompleteConfig,
   virtio: ConsolePort | undefined,
   marks: Marks,
-  saved?: SavedExec,
+  restored?: RestoredExec,
 ): Consoles {
   const com2 = uartBack(board, fds, 'COM2');
   const connect = (port: ConsolePort, overflow: 'drop' | 'wait'): Console => {
@@ -73,17 +72,27 @@ export function connectConsoles(
   return {
     serial,
     main: virtio === undefined ? serial : connect(virtio, config.consoleOverflow),
-    exec: connectExec(com2, config.exec, saved),
+    exec: connectExec(com2, config.exec, restored),
     com2,
   };
 }
 
 /** @throws RangeError for a command that the guest would not take */
-function connectExec(com2: ConsolePort, wanted: CompleteConfig['exec'], saved?: SavedExec): ExecChannel | undefined {
+function connectExec(
+  com2: ConsolePort,
+  wanted: CompleteConfig['exec'],
+  restored?: RestoredExec,
+): ExecChannel | undefined {
   if (wanted === undefined) return undefined;
-  const exec = new ExecChannel(com2, saved);
-  if (wanted !== 'later') exec.start(wanted);
+  const exec = new ExecChannel(com2, restored);
+  if (wanted !== 'later') startTask(exec, wanted);
   return exec;
+}
+
+/** @throws RangeError for a command that the guest would not take; Error when it has a command or a shell already */
+export function startTask(exec: ExecChannel, wanted: ExecRequest | ShellRequest): void {
+  if (!('shell' in wanted)) exec.start(wanted);
+  else exec.startShell(wanted.shell === true ? undefined : wanted.shell);
 }
 
 /** COM1 beside a virtio console is nobody's to wait for. */

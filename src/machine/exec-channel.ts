@@ -1,8 +1,16 @@
 // Runs one command in the default guest over a serial line: stdin, stdout and stderr as streams, and its status.
+// Or a shell on the guest's console; then the line only carries what a restored guest must be told.
 // The frames are those of exec-protocol.ts; the line must not lose bytes (a UART that waits when it is full).
 import { Readable, Writable } from 'node:stream';
 import { randomBytes } from '../devices/backend/random-source.js';
-import { ExecDecoder, ExecEncoder, exitStatus, type ExecCommand, type ExecEvent } from './exec-protocol.js';
+import {
+  ExecDecoder,
+  ExecEncoder,
+  exitStatus,
+  type ExecCommand,
+  type ExecEvent,
+  type TerminalSize,
+} from './exec-protocol.js';
 import type { SerialLine } from './serial-streams.js';
 import type { SavedExec } from './snapshot/state.js';
 
@@ -13,6 +21,15 @@ const MAX_PENDING = 64 << 10;
 
 /** As the agent takes it. */
 const SEED_BYTES = 32;
+
+/** What the guest's agent does: it waits to be told, runs a command, or has started the shell. */
+export type ExecTask = 'awaited' | 'command' | 'shell';
+
+/** Where the channel of a machine that was saved had come to, and whether the guest's clock is to be right again. */
+export interface RestoredExec {
+  readonly saved: SavedExec;
+  readonly setsClock: boolean;
+}
 
 /** How the command ended. `message` is the guest's word when it could not be run. */
 export interface CommandEnd {
@@ -35,7 +52,7 @@ export class ExecChannel {
   /** Whole frames, and the rest of one, that the line has not taken yet. */
   #toLine: Uint8Array[] = [];
   #isReady = false;
-  #isStarted = false;
+  #task: ExecTask = 'awaited';
   #isClosed = false;
   /** What the writer of stdin wants to do as soon as there is a command. */
   #afterStart: (() => void) | undefined;
@@ -47,8 +64,8 @@ export class ExecChannel {
   #end: (end: CommandEnd) => void = () => undefined;
   #fail: (error: Error) => void = () => undefined;
 
-  /** @param saved where the channel of a machine that was saved had come to */
-  constructor(line: SerialLine, saved?: SavedExec) {
+  /** @param restored of a machine that was saved */
+  constructor(line: SerialLine, restored?: RestoredExec) {
     this.#line = line;
     this.ready = new Promise((resolve) => (this.#markReady = resolve));
     this.ended = new Promise((resolve, reject) => {
@@ -75,12 +92,12 @@ export class ExecChannel {
     this.stdin.on('error', () => undefined);
     line.onOutput((bytes) => this.#receive(bytes));
     line.onWritable(() => this.#offer());
-    if (saved !== undefined) this.#resume(saved);
+    if (restored !== undefined) this.#resume(restored.saved, restored.setsClock);
   }
 
-  /** Whether `start` was called, here or in the machine that was saved. */
-  get isStarted(): boolean {
-    return this.#isStarted;
+  /** What the agent was told, here or in the machine that was saved. */
+  get task(): ExecTask {
+    return this.#task;
   }
 
   /**
@@ -88,19 +105,34 @@ export class ExecChannel {
    * @throws RangeError for a command that the guest would not take; Error when there is one already
    */
   start(command: ExecCommand): void {
-    if (this.#isStarted) throw new Error('the guest has its command already, and its agent runs one');
+    this.#refuseSecond();
     this.#send(this.#encoder.start(command));
-    this.#isStarted = true;
+    this.#task = 'command';
     const action = this.#afterStart;
     this.#afterStart = undefined;
     action?.();
+  }
+
+  /**
+   * A shell on the console instead of a command; once. The streams stay empty.
+   * @param size of the terminal behind the console, when it is one that cannot tell
+   * @throws Error when there is a command or a shell already
+   */
+  startShell(size: TerminalSize | undefined): void {
+    this.#refuseSecond();
+    this.#send(this.#encoder.shell(size));
+    this.#task = 'shell';
+  }
+
+  #refuseSecond(): void {
+    if (this.#task !== 'awaited') throw new Error(`the guest has its ${this.#task} already, and its agent runs one`);
   }
 
   /** For a snapshot, when the line was drained: bytes that lie on it are the line's own to save. */
   save(): SavedExec {
     return {
       isReady: this.#isReady,
-      isStarted: this.#isStarted,
+      task: this.#task,
       credit: this.#encoder.credit,
       waiting: this.#encoder.waiting.map(([type, payload]) => [type, payload]),
       toLine: Buffer.concat(this.#toLine),
@@ -124,11 +156,12 @@ export class ExecChannel {
     this.#toLine = [];
   }
 
-  #resume({ isReady, isStarted, credit, waiting, toLine, fromLine }: SavedExec): void {
-    this.#isStarted = isStarted;
+  #resume({ isReady, task, credit, waiting, toLine, fromLine }: SavedExec, setsClock: boolean): void {
+    this.#task = task;
     this.#encoder.resume(credit, waiting);
     this.#decoder.resume(isReady, fromLine);
     this.#send(toLine);
+    if (setsClock) this.#sendClock();
     this.#send(this.#encoder.seed(randomBytes(SEED_BYTES)));
     if (isReady) this.#becomeReady();
   }
@@ -138,8 +171,12 @@ export class ExecChannel {
     this.#markReady();
   }
 
+  #sendClock(): void {
+    this.#send(this.#encoder.clock(BigInt(Date.now()) * 1_000_000n));
+  }
+
   #onceStarted(action: () => void): void {
-    if (this.#isStarted) action();
+    if (this.#task === 'command') action();
     else this.#afterStart = action;
   }
 
@@ -185,6 +222,7 @@ export class ExecChannel {
     switch (event.kind) {
       case 'ready':
         this.#becomeReady();
+        this.#sendClock();
         this.#grant(event.credit);
         break;
       case 'credit':

@@ -1,9 +1,9 @@
-// The exec protocol, host side: frames to and from the agent that runs one command in the default guest.
+// The exec protocol, host side: frames to and from the agent that runs one command or a shell in the default guest.
 // guests/linux/init/protocol.h describes it; the numbers in both files are the same.
 
 /** First payload bytes of the guest's READY frame; what comes before it on the line is noise of the line's driver. */
 const MAGIC = Buffer.from('MVX');
-const VERSION = 2;
+const VERSION = 3;
 const HEADER = 3;
 export const EXEC_MAX_PAYLOAD = 4096;
 /** Bytes that the guest takes for all arguments, and for all environment entries, with a NUL after each. */
@@ -25,6 +25,8 @@ export const ExecFrame = {
   STDIN_EOF: 0x86,
   SIGNAL: 0x87,
   SEED: 0x88,
+  CLOCK: 0x89,
+  SHELL: 0x8a,
 } as const;
 
 /** What the guest says. */
@@ -46,6 +48,12 @@ export interface ExecCommand {
   /** Added to the guest's own environment. */
   readonly env?: Readonly<Record<string, string>> | undefined;
   readonly cwd?: string | undefined;
+}
+
+/** The size of a terminal in characters, each up to 65535. */
+export interface TerminalSize {
+  readonly columns: number;
+  readonly rows: number;
 }
 
 /** The status that a shell would give for this end: 128 + n for signal n. */
@@ -203,9 +211,26 @@ export class ExecEncoder {
     return this.#drain();
   }
 
-  /** Random bytes for a guest that comes from a snapshot, as every other one of that snapshot. */
+  /** A shell on the guest's console, instead of a command; once. */
+  shell(size: TerminalSize | undefined): Buffer {
+    const payload = Buffer.alloc(4);
+    payload.writeUInt16LE(size?.columns ?? 0, 0);
+    payload.writeUInt16LE(size?.rows ?? 0, 2);
+    this.#queue.push({ type: ExecFrame.SHELL, payload });
+    return this.#drain();
+  }
+
+  /** The time, from which the guest's clock is put right; overtakes what waits. @param nanoseconds since 1970 */
+  clock(nanoseconds: bigint): Buffer {
+    const payload = Buffer.alloc(8);
+    payload.writeBigUInt64LE(nanoseconds);
+    this.#queue.unshift({ type: ExecFrame.CLOCK, payload });
+    return this.#drain();
+  }
+
+  /** Random bytes for a guest that comes from a snapshot, as every other one of that snapshot; overtakes what waits. */
   seed(bytes: Uint8Array): Buffer {
-    this.#queue.push({ type: ExecFrame.SEED, payload: Buffer.from(bytes) });
+    this.#queue.unshift({ type: ExecFrame.SEED, payload: Buffer.from(bytes) });
     return this.#drain();
   }
 

@@ -120,7 +120,9 @@ export async function restoreFrom(source: OpenSnapshot, options: RestoreOptions)
     await Promise.all(threads.map((thread) => thread.ready));
     await applyState(machine, state, { path, clock: options.clock ?? 'catch-up' });
     const marks = new Marks();
-    const consoles = connectConsoles(board, fds, config, virtio.console, marks, state.exec);
+    const setsClock = (options.clock ?? 'catch-up') === 'catch-up';
+    const exec = state.exec === undefined ? undefined : { saved: state.exec, setsClock };
+    const consoles = connectConsoles(board, fds, config, virtio.console, marks, exec);
     for (const back of backs) back.adopt();
     marks.set('created');
     const { kernel, prompt } = state;
@@ -161,8 +163,9 @@ function configOf({ state, path }: OpenSnapshot, options: RestoreOptions): VmCon
     );
   if (exec !== undefined && state.exec === undefined)
     throw new SnapshotError(path, "the guest was not booted for commands (exec: 'later'), so none can be run in it");
-  if (exec !== undefined && state.exec?.isStarted === true)
-    throw new SnapshotError(path, 'the guest has its command already, which goes on; leave exec out');
+  const task = state.exec?.task ?? 'awaited';
+  if (exec !== undefined && task !== 'awaited')
+    throw new SnapshotError(path, `the guest has its ${task} already, which goes on; leave exec out`);
   return {
     // Nothing is loaded.
     kernel: { name: 'snapshot', bytes: new Uint8Array() },

@@ -7,14 +7,14 @@ import { advise } from '../kvm/host-memory.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { DebugFacilities } from '../vcpu/gdb/points.js';
 import { closeBoardFds } from './board.js';
-import { allConsoles, panicLine, type ConsoleSize, type Consoles, type ConsoleStreams } from './consoles.js';
+import { allConsoles, panicLine, startTask, type ConsoleSize, type Consoles, type ConsoleStreams } from './consoles.js';
 import type { Diagnosis } from './doctor/diagnosis.js';
 import type { DoctorSources } from './doctor/examine.js';
 import { deviceHandle, deviceMap, type DeviceHandle } from './device-handle.js';
-import type { CommandEnd } from './exec-channel.js';
+import type { CommandEnd, ExecTask } from './exec-channel.js';
 import { watchForHalt } from './halt-watch.js';
 import { judge, type Cause } from './judge.js';
-import type { ExecRequest, ForkOptions } from './config.js';
+import type { ExecRequest, ForkOptions, ShellRequest } from './config.js';
 import type { GdbServer } from './gdb-server.js';
 import type { Machine } from './machine.js';
 import type { Marks } from './marks.js';
@@ -29,7 +29,7 @@ import type { VcpuEnd } from './vcpu-thread.js';
 import type { TraceDevice } from './trace/trace-format.js';
 import { diagnosed, diagnoseStanding, watchBoot } from './vm-doctor.js';
 
-/** After its command's end the guest has so long to switch itself off. */
+/** After its command's end a guest with disks has so long to unmount them and to switch itself off. */
 const POWER_OFF_GRACE_MS = 2000;
 
 /** Everything a machine consists of. */
@@ -198,13 +198,13 @@ export class Vm implements AsyncDisposable {
   }
 
   /**
-   * Runs a command in a guest that was booted with `exec: 'later'`, here or before the snapshot; once.
+   * Runs a command, or a shell, in a guest that was booted with `exec: 'later'`, here or before the snapshot; once.
    * @throws Error when the guest has no agent, or its command already; RangeError for a command that it would not take
    */
-  execute(command: ExecRequest): void {
+  execute(task: ExecRequest | ShellRequest): void {
     const { exec } = this.#parts.consoles;
     if (exec === undefined) throw new Error("the guest was not booted for commands; create it with exec: 'later'");
-    exec.start(command);
+    startTask(exec, task);
   }
 
   /**
@@ -221,9 +221,9 @@ export class Vm implements AsyncDisposable {
     return this.#parts.resize !== undefined;
   }
 
-  /** Whether the guest's agent has no command yet: see `execute`. */
-  get awaitsCommand(): boolean {
-    return this.#parts.consoles.exec?.isStarted === false;
+  /** What the guest's agent does; undefined without an `exec`. */
+  get task(): ExecTask | undefined {
+    return this.#parts.consoles.exec?.task;
   }
 
   /**
@@ -338,7 +338,8 @@ export class Vm implements AsyncDisposable {
     exec.ended.then(
       (command) => {
         this.#command = command;
-        setTimeout(() => void this.#finish({ kind: 'stopped', by: 'host' }, false), POWER_OFF_GRACE_MS).unref();
+        const grace = this.#parts.config.disks.length === 0 ? 0 : POWER_OFF_GRACE_MS;
+        setTimeout(() => void this.#finish({ kind: 'stopped', by: 'host' }, false), grace).unref();
       },
       (error: Error) => void this.#finish({ kind: 'device', message: error.message }, true),
     );
@@ -368,7 +369,7 @@ export class Vm implements AsyncDisposable {
       cause,
       ends,
       panic: panicLine(consoles),
-      wantsCommand: consoles.exec !== undefined,
+      wantsCommand: consoles.exec !== undefined && consoles.exec.task !== 'shell',
       command: this.#command,
     });
     const outcome = await diagnosed(this.#parts, judged, ends);

@@ -65,7 +65,7 @@ export function plainSample(): Record<string, unknown> {
     pit: base64(112),
     clock: '1000000000',
     prompt: '~ # ',
-    exec: { isReady: true, isStarted: false, credit: 4096, waiting: [[0x81, base64(3)]], toLine: '', fromLine: '' },
+    exec: { isReady: true, task: 'awaited', credit: 4096, waiting: [[0x81, base64(3)]], toLine: '', fromLine: '' },
     ram: { file: 'ram.0123456789abcdef', bytes: 1 << 20, extents: [[7, 1]], hashes: [[0, '0'.repeat(64)]] },
   };
 }

@@ -1,5 +1,5 @@
 /*
- * Exec mode: runs one command for the host over a raw serial line (protocol.h).
+ * Exec mode: runs one command, or a shell on the console, for the host over a raw serial line (protocol.h).
  * One poll loop, nothing in it blocks: input is taken while output waits and the other way round.
  */
 #define _GNU_SOURCE
@@ -14,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "init.h"
@@ -41,6 +42,7 @@ struct source {
 
 static int tty = -1;
 static pid_t child;
+static int is_shell; /* the child has the console, and its status is nobody's */
 static int child_status;
 static enum { COLLECTING, RUNNING, ENDED } state;
 static int wish_to_end; /* the line is gone, or the host broke the protocol */
@@ -167,6 +169,7 @@ static void start(void) {
   char **argv = split(&arguments), **variables = split(&environment);
   if (!argv || !argv[0] || !argv[0][0])
     return fail(127, "command", "there is none");
+  await_network();
   for (char **v = variables; v && *v; v++)
     putenv(*v);
   for (int i = 0; i < 3; i++)
@@ -217,6 +220,14 @@ static void take_stdin(const unsigned char *bytes, size_t length) {
   input_length += length;
 }
 
+/* A payload of a few bytes, which may come in pieces. @returns whether it is whole */
+static int collect(unsigned char *whole, size_t *have, size_t size, const unsigned char *bytes, size_t length) {
+  for (size_t i = 0; i < length && *have < size; i++)
+    whole[(*have)++] = bytes[i];
+  grant(length);
+  return *have == size;
+}
+
 /*
  * Every machine that was restored from one snapshot has the same generator. Bytes that are only written to
  * /dev/urandom would count at its next reseeding, a minute later.
@@ -228,9 +239,7 @@ static void take_seed(const unsigned char *bytes, size_t length, int last) {
     unsigned char bytes[EXEC_SEED_SIZE];
   } seed;
   static size_t have;
-  for (size_t i = 0; i < length && have < EXEC_SEED_SIZE; i++)
-    seed.bytes[have++] = bytes[i];
-  grant(length);
+  collect(seed.bytes, &have, EXEC_SEED_SIZE, bytes, length);
   if (!last)
     return;
   int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
@@ -241,6 +250,42 @@ static void take_seed(const unsigned char *bytes, size_t length, int last) {
   if (fd >= 0)
     close(fd);
   have = 0;
+}
+
+/*
+ * What the guest has lost of the time: a kernel that is starved of its processor in its first seconds counts ticks that
+ * it did not get, and one that was saved may go by a clock that stood. Below a second nothing is put right: the clock
+ * is that of programs, too, and the line takes its time.
+ */
+static void take_clock(const unsigned char *bytes, size_t length, int last) {
+  static unsigned char payload[EXEC_CLOCK_SIZE];
+  static size_t have;
+  struct timespec now, then;
+  uint64_t nanoseconds = 0;
+  int is_whole = collect(payload, &have, sizeof(payload), bytes, length);
+  if (!last)
+    return;
+  have = 0;
+  for (int i = EXEC_CLOCK_SIZE - 1; i >= 0; i--)
+    nanoseconds = nanoseconds << 8 | payload[i];
+  then.tv_sec = nanoseconds / 1000000000;
+  then.tv_nsec = nanoseconds % 1000000000;
+  if (!is_whole || clock_gettime(CLOCK_REALTIME, &now) < 0)
+    return;
+  double behind = (double)(then.tv_sec - now.tv_sec) + (then.tv_nsec - now.tv_nsec) / 1e9;
+  if ((behind > 1 || behind < -1) && clock_settime(CLOCK_REALTIME, &then) < 0)
+    say("init: the clock was not set\n");
+}
+
+static void take_shell(const unsigned char *bytes, size_t length, int last) {
+  static unsigned char payload[EXEC_SHELL_SIZE];
+  static size_t have;
+  collect(payload, &have, sizeof(payload), bytes, length);
+  if (!last || state != COLLECTING)
+    return;
+  is_shell = 1;
+  state = RUNNING;
+  child = start_shell(payload[0] | payload[1] << 8, payload[2] | payload[3] << 8);
 }
 
 /* Part of a frame's payload. `last` is true once, at its end, also for an empty payload. */
@@ -263,6 +308,10 @@ static void take(int type, const unsigned char *bytes, size_t length, int last) 
     return;
   case EXEC_SEED:
     return take_seed(bytes, length, last);
+  case EXEC_CLOCK:
+    return take_clock(bytes, length, last);
+  case EXEC_SHELL:
+    return take_shell(bytes, length, last);
   case EXEC_SIGNAL:
     if (length && state == RUNNING)
       kill(-child, bytes[0]);
@@ -406,7 +455,7 @@ static void serve(void) {
       if (out_start == out_end)
         continue;
     }
-    if (power_request && state == COLLECTING)
+    if (power_request && (state == COLLECTING || is_shell))
       return;
     if (power_request && state == RUNNING)
       rounds = hurry(rounds);
@@ -437,7 +486,7 @@ void run_agent(const char *tty_name) {
 
   serve();
 
-  if (state == ENDED && child)
+  if (state == ENDED && child && !is_shell)
     send_exit(WIFSIGNALED(child_status) ? EXEC_SIGNALLED : EXEC_EXITED,
               WIFSIGNALED(child_status) ? WTERMSIG(child_status) : WEXITSTATUS(child_status));
   fcntl(tty, F_SETFL, 0);

@@ -42,12 +42,20 @@ void adopt_console(void) {
     fd = dup(fd);
 }
 
-/* microvisor.size=COLSxROWS, for a terminal whose device has not told its own: a serial line cannot. */
-static void set_size(int fd) {
+/* The given size or microvisor.size=COLSxROWS, for a terminal whose device has not told its own: a serial line cannot. */
+static void set_size(int fd, int columns, int rows) {
   const char *size = cmdline_value("microvisor.size");
   char *end;
   struct winsize window = {0};
-  if (!size || (ioctl(fd, TIOCGWINSZ, &window) == 0 && window.ws_col))
+  if (ioctl(fd, TIOCGWINSZ, &window) == 0 && window.ws_col)
+    return;
+  if (columns && rows) {
+    window.ws_col = columns;
+    window.ws_row = rows;
+    ioctl(fd, TIOCSWINSZ, &window);
+    return;
+  }
+  if (!size)
     return;
   window.ws_col = strtoul(size, &end, 10);
   if (*end != 'x')
@@ -92,11 +100,11 @@ static int open_named_console(const char *name) {
   return fd;
 }
 
-int open_console(void) {
+int open_console(int columns, int rows) {
   const char *name = cmdline_value("microvisor.console");
   int fd = name ? open_named_console(name) : open_kernel_console();
   if (fd >= 0)
-    set_size(fd);
+    set_size(fd, columns, rows);
   return fd;
 }
 

@@ -97,10 +97,14 @@ static void greet(void) {
   say(line);
 }
 
-static pid_t start_shell(void) {
-  int console = open_console();
+pid_t start_shell(int columns, int rows) {
+  int console = open_console(columns, rows);
   pid_t pid = fork();
   if (pid == 0) {
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL);
     if (console >= 0)
       take_console(console);
     if (chdir("/root") < 0)
@@ -167,10 +171,9 @@ int main(int argc, char **argv) {
   mount_disks();
   start_network();
   const char *exec_tty = cmdline_value("microvisor.exec");
-  if (exec_tty) {
-    await_network();
+  if (exec_tty)
     run_agent(exec_tty);
-  } else
-    wait_for(start_shell());
+  else
+    wait_for(start_shell(0, 0));
   power_down(power_request ? (enum power)(power_request - 1) : POWER_OFF);
 }

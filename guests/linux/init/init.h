@@ -3,6 +3,7 @@
 #define MICROVISOR_INIT_H
 
 #include <signal.h>
+#include <sys/types.h>
 
 /* cmdline.c: the kernel's command line */
 
@@ -15,8 +16,11 @@ const char *cmdline_next(const char *word);
 
 /* Gives process 1 its fd 0 to 2 where the kernel found no console to open: its driver was a module. */
 void adopt_console(void);
-/* Opens the terminal's own device (a controlling terminal needs it) and sees to its size; -1 with errno. */
-int open_console(void);
+/*
+ * Opens the terminal's own device (a controlling terminal needs it) and sees to its size, which is the given one, or
+ * for 0 that of the command line; -1 with errno.
+ */
+int open_console(int columns, int rows);
 /* Waits until what was written to it has left. */
 void drain_console(void);
 /* In a child: a new session with the console as its controlling terminal and as fd 0 to 2. */
@@ -43,11 +47,13 @@ void start_network(void);
 /* Waits, for some seconds at most, until each DHCP client has its lease. */
 void await_network(void);
 
-/* agent.c: exec mode over the given serial line; returns when the command has ended and all is sent */
+/* agent.c: exec mode over the given serial line; returns when the command or the shell has ended and all is sent */
 void run_agent(const char *tty_name);
 
 /* init.c */
 extern volatile sig_atomic_t power_request; /* 0, or 1 + enum power, set by PID 1's signal handler */
 void say(const char *text);
+/* The shell, on the console. The size is open_console's. */
+pid_t start_shell(int columns, int rows);
 
 #endif

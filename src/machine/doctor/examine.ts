@@ -50,7 +50,7 @@ export function examine(machine: ExaminedMachine, symptoms: Symptoms): Diagnosis
     },
     initrd: sources.initrd && initrdFacts(sources.initrd),
     hasInitrd: kernel.placed.some(({ name }) => name === 'initrd'),
-    hasCommand: consoles.exec !== undefined,
+    hasCommand: consoles.exec !== undefined && consoles.exec.task !== 'shell',
     virtio: machine.backs.map((back) => back.report()),
     memory,
     console: {

@@ -165,7 +165,7 @@ const schema = strict({
   exec: v.optional(
     strict({
       isReady: v.boolean(),
-      isStarted: v.boolean(),
+      task: v.picklist(['awaited', 'command', 'shell'], 'is no task of an agent'),
       credit: u32,
       /** Frames that wait for credit, and bytes that wait for the line. */
       waiting: listOf(v.strictTuple([whole(0, 255), bytes]), MANY),

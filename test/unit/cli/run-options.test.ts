@@ -145,8 +145,8 @@ describe('"options that conflict are refused"', () => {
 
 describe('the configuration', () => {
   const guest = { kernel: '/g/vmlinux', initrd: '/g/initrd', cmdline: 'console=ttyS0 quiet panic=-1' };
-  const here = { guest, terminalSize: '80x24' };
-  const without = { guest: undefined, terminalSize: '80x24' };
+  const here = { guest, terminalSize: { columns: 80, rows: 24 } };
+  const without = { guest: undefined, terminalSize: { columns: 80, rows: 24 } };
 
   test('"With --kernel the command line is console=ttyS0 unless --cmdline says otherwise"', () => {
     const request = parse([['--kernel', 'k']]);
@@ -166,11 +166,12 @@ describe('the configuration', () => {
     ).toBe('');
   });
 
-  test('"adds microvisor.size=COLSxROWS", "quirk options appended only for the default guest"', () => {
+  test('the default guest’s agent starts the shell, on a terminal of this size; quirk options for that guest only', () => {
     expect(vmConfig(parse([]), here)).toMatchObject({
       kernel: '/g/vmlinux',
       initrd: '/g/initrd',
-      cmdline: 'console=ttyS0 quiet panic=-1 microvisor.size=80x24',
+      cmdline: 'console=ttyS0 quiet panic=-1',
+      exec: { shell: { columns: 80, rows: 24 } },
       appendQuirkOptions: true,
       consoleOverflow: 'wait',
     });
@@ -182,7 +183,9 @@ describe('the configuration', () => {
   });
 
   test('an initrd of the user goes with the default kernel', () => {
-    expect(vmConfig(parse([['--initrd', 'mine']]), here)).toMatchObject({ kernel: '/g/vmlinux', initrd: 'mine' });
+    const config = vmConfig(parse([['--initrd', 'mine']]), here);
+    expect(config).toMatchObject({ kernel: '/g/vmlinux', initrd: 'mine' });
+    expect(config.exec).toBeUndefined();
   });
 
   test('nobody reads the boot messages of a COMMAND, so they must not stall it', () => {

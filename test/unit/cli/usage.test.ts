@@ -16,7 +16,7 @@ describe('"one clear sentence, status 2"', () => {
     ['an option without its value', ['run', '--mem'], /--mem/],
     ['a COMMAND without --', ['run', 'uname'], /microvisor run -- uname/],
     ['-- without COMMAND', ['run', '--'], /nothing follows --/],
-    ['--warm without COMMAND', ['run', '--warm'], /--warm: is for a COMMAND without --disk/],
+    ['--warm with a disk', ['run', '--warm', '--disk', 'x'], /--warm: is for the default guest without .*--disk/],
     ['a COMMAND for another verb', ['check', '--', 'ls'], /only run and restore take a COMMAND/],
     ['words too many', ['check', 'this'], /check --help/],
     ['a number that is none', ['run', '--mem', 'NaN'], /--mem: takes a whole number of MiB/],

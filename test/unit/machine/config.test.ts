@@ -130,7 +130,9 @@ describe('completeConfig', () => {
     ['exec.argv.1', { argv: ['ls', 'a\0b'] }],
     ['exec.env.PATH', { argv: ['ls'], env: { PATH: 5 } }],
     ['exec.cwd', { argv: ['ls'], cwd: 'a\0' }],
-    ['exec.shell', { argv: ['ls'], shell: true }],
+    ['exec.argv', { argv: ['ls'], shell: true }],
+    ['exec.shell', { shell: 5 }],
+    ['exec.shell.rows', { shell: { columns: 80, rows: 0 } }],
     ['milestones.prompt', undefined],
   ])('names the field inside: %s', (field, exec) => {
     const bad = exec === undefined ? { milestones: { prompt: 1 } } : { exec };

@@ -14,7 +14,7 @@ import {
   type ExecEvent,
 } from '../../../src/machine/exec-protocol.js';
 
-const READY = Buffer.from([0x01, 8, 0, 0x4d, 0x56, 0x58, 2, 0x00, 0x20, 0, 0]);
+const READY = Buffer.from([0x01, 8, 0, 0x4d, 0x56, 0x58, 3, 0x00, 0x20, 0, 0]);
 
 function frameOf(type: number, payload: Uint8Array): Buffer {
   return Buffer.concat([Buffer.from([type, payload.length & 0xff, payload.length >> 8]), payload]);
@@ -106,7 +106,7 @@ describe('ExecDecoder', () => {
   it('names the version that it does not speak', () => {
     const other = Buffer.from(READY);
     other[6] = 9;
-    expect(() => new ExecDecoder().push(other)).toThrow(/version 9 .* not 2/);
+    expect(() => new ExecDecoder().push(other)).toThrow(/version 9 .* not 3/);
   });
 });
 
@@ -165,6 +165,19 @@ describe('ExecEncoder', () => {
       ),
       { numRuns: 50 },
     );
+  });
+
+  it('the time and fresh random numbers come before what is to run, a shell knows its terminal', () => {
+    const encoder = new ExecEncoder();
+    encoder.shell({ columns: 132, rows: 50 });
+    encoder.clock(1_700_000_000_000_000_001n);
+    encoder.seed(Buffer.alloc(32, 7));
+    expect(framesOf(encoder.grant(100))).toEqual([
+      { type: ExecFrame.SEED, payload: Buffer.alloc(32, 7) },
+      { type: ExecFrame.CLOCK, payload: Buffer.from('01002a36fe9c9717', 'hex') },
+      { type: ExecFrame.SHELL, payload: Buffer.from([132, 0, 50, 0]) },
+    ]);
+    expect(framesOf(encoder.shell(undefined))).toEqual([{ type: ExecFrame.SHELL, payload: Buffer.alloc(4) }]);
   });
 
   it('sends the end of stdin behind all of stdin, and signals at once', () => {
