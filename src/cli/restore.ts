@@ -44,7 +44,10 @@ export const define: DefineVerb = (command, { rest, end }) => {
   command
     .option('--verify', 'read all of its RAM first, and compare it with the hashes of the snapshot')
     .addOption(
-      new Option('--clock <HOW>', "the guest's clocks catch up with the time since, or go on as if there was none")
+      new Option(
+        '--clock <HOW>',
+        "the guest's clocks catch up with the time since, go on as if there was none, or do so and have the wall clock set",
+      )
         .choices(CLOCKS)
         .default('catch-up'),
     );

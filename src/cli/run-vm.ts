@@ -49,9 +49,7 @@ export function runVm(request: RunRequest): Promise<RunEnd> {
     const guest = request.kernel === undefined ? await prepareDefaultGuest(request, hooks.signal) : undefined;
     const size = process.stdin.isTTY && request.command === undefined ? terminalSize() : undefined;
     const config = vmConfig(request, { guest, terminalSize: size });
-    const vm = await inWords(() =>
-      isWarm(request) ? startWarm(config, hooks) : createVm({ ...config, ...hooks }),
-    );
+    const vm = await inWords(() => (isWarm(request) ? startWarm(config, hooks) : createVm({ ...config, ...hooks })));
     suggestQuirkOptions(vm, request);
     sayGdb(vm, request.wait, request.kernel ?? guest?.kernel ?? '');
     return vm;

@@ -25,7 +25,12 @@ export async function warmStart({ exec, ...config }: VmConfig, hooks: RunHooks):
   // Nothing comes between a command and its output, so nothing is said of it.
   const tell = 'shell' in exec ? say : (): void => undefined;
   const place = new KeptSnapshot(config);
-  const restored = await place.restore({ ...hooks, exec, consoleOverflow: config.consoleOverflow ?? 'drop' });
+  const restored = await place.restore({
+    ...hooks,
+    exec,
+    consoleOverflow: config.consoleOverflow ?? 'drop',
+    clock: 'set',
+  });
   if (restored !== undefined) {
     tell('the guest goes on from a snapshot of its boot; --cold boots it');
     return restored;

@@ -13,6 +13,7 @@ import { hostQuirks } from './host-quirks.js';
 import { Marks } from './marks.js';
 import {
   applyState,
+  type Clock,
   filesProblem,
   loadRegisters,
   offersProblem,
@@ -46,10 +47,11 @@ export type RestoreOptions = Pick<
   readonly exec?: Exclude<VmConfig['exec'], 'later'>;
   /**
    * The guest's clocks: `catch-up` (the default) lets them jump by the time since the snapshot, as after a suspend, so
-   * that its wall clock is right; `resume` lets them go on as if no time had passed. Where KVM cannot set a guest's TSC
-   * (KVM on PVM) clocks that go by the TSC always catch up.
+   * that its wall clock is right; `resume` lets them go on as if no time had passed; `set` does so, and the agent of the
+   * default guest then sets its wall clock, which no timer notices. Where KVM cannot set a guest's TSC (KVM on PVM)
+   * clocks that go by the TSC always catch up.
    */
-  readonly clock?: 'catch-up' | 'resume';
+  readonly clock?: Clock;
   /** Reads all of the snapshot's RAM first and compares it with its hashes; default false. */
   readonly verify?: boolean;
 };
@@ -120,7 +122,7 @@ export async function restoreFrom(source: OpenSnapshot, options: RestoreOptions)
     await Promise.all(threads.map((thread) => thread.ready));
     await applyState(machine, state, { path, clock: options.clock ?? 'catch-up' });
     const marks = new Marks();
-    const setsClock = (options.clock ?? 'catch-up') === 'catch-up';
+    const setsClock = options.clock !== 'resume';
     const exec = state.exec === undefined ? undefined : { saved: state.exec, setsClock };
     const consoles = connectConsoles(board, fds, config, virtio.console, marks, exec);
     for (const back of backs) back.adopt();

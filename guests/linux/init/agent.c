@@ -141,8 +141,29 @@ static char **split(struct block *block) {
   return words;
 }
 
+/*
+ * The file that execvp would run; NULL with errno when there is none in PATH. Asked for by a call that costs a tenth of
+ * an execve that fails. `path` is room for the answer.
+ */
+static const char *find_program(const char *name, char *path, size_t size) {
+  const char *folder = getenv("PATH");
+  int problem = ENOENT;
+  if (strchr(name, '/'))
+    return name;
+  while (folder && *folder) {
+    size_t length = strcspn(folder, ":");
+    if ((size_t)snprintf(path, size, "%.*s/%s", (int)length, folder, name) < size && access(path, X_OK) == 0)
+      return path;
+    if (errno == EACCES)
+      problem = EACCES;
+    folder += length + (folder[length] == ':');
+  }
+  errno = problem;
+  return NULL;
+}
+
 /* In the vfork child: only system calls, and the parent's memory is left as it was. */
-static int become(char **argv, const char *cwd, int pipes[3][2]) {
+static int become(const char *file, int not_found, char **argv, const char *cwd, int pipes[3][2]) {
   static const int theirs[3] = {0, 1, 1};
   sigset_t none;
   setsid();
@@ -154,8 +175,9 @@ static int become(char **argv, const char *cwd, int pipes[3][2]) {
   signal(SIGPIPE, SIG_DFL);
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
-  execvp(argv[0], argv);
-  int failure = errno;
+  if (file)
+    execve(file, argv, environ);
+  int failure = file ? errno : not_found;
   /* The initramfs has no link for each applet: busybox looks for the name itself, and ends with 127 without it. */
   if (failure == ENOENT && !strchr(argv[0], '/'))
     execv("/bin/busybox", argv);
@@ -163,6 +185,7 @@ static int become(char **argv, const char *cwd, int pipes[3][2]) {
 }
 
 static void start(void) {
+  static char path[EXEC_MAX_PAYLOAD];
   int pipes[3][2];
   volatile int failure = 0;
   directory.bytes[directory.length] = '\0';
@@ -175,9 +198,11 @@ static void start(void) {
   for (int i = 0; i < 3; i++)
     if (pipe2(pipes[i], O_CLOEXEC) < 0)
       return fail(126, "pipe", strerror(errno));
+  const char *file = find_program(argv[0], path, sizeof(path));
+  int not_found = errno;
   pid_t pid = vfork();
   if (pid == 0) {
-    failure = become(argv, directory.bytes, pipes);
+    failure = become(file, not_found, argv, directory.bytes, pipes);
     _exit(127);
   }
   for (int i = 0; i < 3; i++) {

@@ -163,6 +163,7 @@ int main(int argc, char **argv) {
     return power_command(slash ? slash + 1 : argv[0], argc, argv);
   }
   mount_all();
+  map_single_pages();
   sethostname("microvisor", 10);
   catch_signals();
   load_modules();

@@ -47,6 +47,9 @@ void start_network(void);
 /* Waits, for some seconds at most, until each DHCP client has its lease. */
 void await_network(void);
 
+/* memory.c: a page fault brings in one page and not sixteen */
+void map_single_pages(void);
+
 /* agent.c: exec mode over the given serial line; returns when the command or the shell has ended and all is sent */
 void run_agent(const char *tty_name);
 

@@ -12,10 +12,13 @@ import { processorProblem, tscProblem } from './host-check.js';
 import { markOf } from './capture.js';
 import type { FileMark, MachineState } from './state.js';
 
+/** As RestoreOptions has it. */
+export type Clock = 'catch-up' | 'resume' | 'set';
+
 export interface ApplyOptions {
   /** For messages. */
   readonly path: string;
-  readonly clock: 'catch-up' | 'resume';
+  readonly clock: Clock;
 }
 
 /**
@@ -36,7 +39,7 @@ export async function applyState(machine: Machine, state: MachineState, { path, 
   const problem = tscProblem(first.tsc.khz, now.khz);
   if (problem !== undefined) throw new SnapshotError(path, problem);
   // The host's clock may have been set back since.
-  const elapsed = BigInt(clock === 'resume' ? 0 : Math.max(0, Date.now() - state.savedAt));
+  const elapsed = BigInt(clock === 'catch-up' ? Math.max(0, Date.now() - state.savedAt) : 0);
   const hostThen = first.tsc.value - first.tsc.offset;
   const hostNow = now.value - now.offset;
   const shift = hostThen - hostNow + elapsed * BigInt(now.khz);

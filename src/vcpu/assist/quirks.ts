@@ -78,6 +78,10 @@ export const QUIRKS: readonly Quirk[] = [
         option: 'rcupdate.rcu_cpu_stall_suppress=1',
         why: 'a vCPU that waits long for its turn is asked by an NMI where it is, whose entry needs lsl: not emulated',
       },
+      {
+        option: 'clocksource=kvm-clock',
+        why: 'a snapshot sets that clock; by the TSC a restored guest has to count each second that has passed since',
+      },
       clear('erms', 'rep movsb and rep stosb move one byte a step there, the quadword forms eight'),
       clear('fsrm', 'rep movsb moves one byte a step there, a quadword copy eight'),
     ],

@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { completeConfig, LIMITS } from '../../../src/machine/config.js';
 import { vmConfig } from '../../../src/cli/config-from-request.js';
-import { completeRequest, NUMBER_ROWS, OPTION_ROWS, type RunRequest } from '../../../src/cli/run-options.js';
+import { completeRequest, needsBoot, NUMBER_ROWS, OPTION_ROWS, type RunRequest } from '../../../src/cli/run-options.js';
 import { UsageError } from '../../../src/cli/usage-error.js';
 
 type Options = Partial<Omit<RunRequest, 'command'>>;
@@ -180,6 +180,33 @@ describe('the configuration', () => {
 
   test('--verbose shows the boot messages of the default guest', () => {
     expect(vmConfig(parse([['--verbose']]), { guest, terminalSize: undefined }).cmdline).toBe('console=ttyS0 panic=-1');
+  });
+
+  test('a guest that is another one, is watched while it boots, or has disks or networks, has to boot', () => {
+    expect(needsBoot(parse([]))).toBe(false);
+    expect(
+      needsBoot(
+        parse([
+          ['--mem', '256'],
+          ['--cpus', '2'],
+          ['--append', 'x'],
+          ['--console', 'virtio'],
+        ]),
+      ),
+    ).toBe(false);
+    const booted: readonly (readonly [string, string?])[] = [
+      ['--kernel', 'k'],
+      ['--initrd', 'i'],
+      ['--cmdline', 'x'],
+      ['--disk', 'd'],
+      ['--net', 'user'],
+      ['--gdb', '1234'],
+      ['--trace', 't'],
+      ['--verbose'],
+      ['--snapshot-at', 'x'],
+      ['--console', 'file=x'],
+    ];
+    for (const option of booted) expect([option, needsBoot(parse([option]))]).toEqual([option, true]);
   });
 
   test('an initrd of the user goes with the default kernel', () => {
