@@ -16,7 +16,7 @@ interface Floor {
 }
 
 export const FLOORS: readonly Floor[] = [
-  { number: 5, folders: ['cli', 'web'], separate: false, outside: ['guests/linux/', 'guests/ladder/'] },
+  { number: 5, folders: ['cli', 'web', 'testing'], separate: false, outside: ['guests/linux/', 'guests/ladder/'] },
   { number: 4, folders: ['machine'], separate: false },
   { number: 3, folders: ['boot', 'vcpu', 'devices'], separate: true },
   { number: 2, folders: ['kvm'], separate: false },
