@@ -128,7 +128,6 @@ export class UartBack {
     }
     if (count > 0) {
       this.#announceInput();
-      clearTimeout(this.#inputTimer);
       this.#watchInput(TIME_OUT_FIRST);
     }
     return count;
@@ -191,6 +190,8 @@ export class UartBack {
   #watchInput(milliseconds: number): void {
     const { rx } = this.#state;
     const taken = rx.taken;
+    // One at a time: input may have been written before the state of a saved machine was adopted.
+    clearTimeout(this.#inputTimer);
     this.#inputTimer = setTimeout(() => {
       if (rx.length === 0) return;
       const hasMoved = rx.taken !== taken;

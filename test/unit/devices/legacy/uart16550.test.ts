@@ -125,6 +125,18 @@ describe('receiver', () => {
     },
   );
 
+  test('"interrupts no one any more" once closed, though input was written before a saved state was adopted', async () => {
+    const kit = makeKit();
+    const { back } = kit.back();
+    kit.out(R.IER, 1);
+    back.write(Uint8Array.of(1));
+    back.adopt();
+    back.close();
+    const before = kit.irqs;
+    await new Promise((resolve) => setTimeout(resolve, 60));
+    expect(kit.irqs).toBe(before);
+  });
+
   test('Table IV: "No Characters Have Been Removed From or Input to the RCVR FIFO During the Last 4 Char. Times": the interrupt comes again', async () => {
     const kit = makeKit();
     kit.out(R.FCR, 0xc1);
