@@ -25,6 +25,9 @@ const README_NAMES: Readonly<Record<string, string>> = {
   createVm: "import { createVm } from 'microvisor';",
   restoreVm: "import { restoreVm } from 'microvisor';",
   kernel: 'declare const kernel: string;',
+  bootLinux: "import { bootLinux } from 'microvisor/testing';",
+  test: "import { test } from 'node:test';",
+  assert: "import assert from 'node:assert/strict';",
   vm: "declare const vm: import('microvisor').Vm;",
 };
 const front = samplesOf('README', readFileSync(join(ROOT, 'README.md'), 'utf8')).map(({ file, text }) => {
