@@ -1,5 +1,6 @@
 // One `microvisor run`: prepares, starts, connects, waits, reports. The heavy half of the verb, loaded when it runs.
 // Our own; statuses as in the README: 0, COMMAND's, debug-exit, 2, 124, 125, 128+n.
+import { basename } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ImageFormat } from '../boot/request.js';
 import type { Diagnosis } from '../machine/doctor/diagnosis.js';
@@ -21,7 +22,7 @@ import {
 } from './guest-streams.js';
 import { openReportFile, type ReportFile } from './report-file.js';
 import type { RunHooks, RunRequest } from './run-options.js';
-import { Saver, watchForLine } from './saver.js';
+import { DEFAULT_FOLDER, Saver, watchForLine } from './saver.js';
 import { describeError, printable, say } from './sentence.js';
 import { dieOf, signalStatus, watchSignals, type EndingSignal } from './signals.js';
 import { openOutput } from './trace-output.js';
@@ -106,8 +107,10 @@ export async function runMachine(request: RunRequest, make: (hooks: RunHooks) =>
       },
     });
     const recording = traceFd === undefined ? undefined : await startRecording(vm, traceFd, request);
+    const explorer = request.explore === undefined ? undefined : await openPage(vm, request);
     const status = await runToEnd(vm, request, consoleFile, connections);
     recording?.();
+    await explorer?.close();
     if (signal !== undefined) return writeReport(report, vm, stalled, { signal, status: signalStatus(signal) });
     return writeReport(report, vm, stalled, { status: crashed ? VM_FAILED : status });
   } catch (error) {
@@ -178,6 +181,16 @@ async function runToEnd(
   if (isBrokenPipe(broken)) return SIGPIPE_STATUS;
   say(`the guest's output cannot be written (${broken.code ?? broken.message}); the VM was stopped`);
   return VM_FAILED;
+}
+
+/** @returns what closes the page again */
+async function openPage(vm: Vm, request: RunRequest): Promise<{ close(): Promise<void> }> {
+  const { openExplorer } = await import('../web/explore.js');
+  const { explore = 0, snapshot = DEFAULT_FOLDER, kernel } = request;
+  const name = kernel === undefined ? 'the default guest' : basename(kernel);
+  const explorer = await openExplorer(vm, { port: explore, snapshotFolder: snapshot, name });
+  say(`the explorer is at ${explorer.url}`);
+  return explorer;
 }
 
 /** @returns what ends it and says what was recorded */

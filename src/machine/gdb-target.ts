@@ -24,8 +24,8 @@ export interface DebuggedMachine {
   readonly facilities: DebugFacilities;
   /** Stops every vCPU; the machine's owner cannot resume it until `release`. Resolves when all are parked. */
   hold(): Promise<void>;
-  /** Lets these vCPUs run, once the machine has been started. */
-  release(indices: readonly number[]): Promise<void>;
+  /** Lets these vCPUs run, once the machine has been started; with `isToExit` each until one exit has been served. */
+  release(indices: readonly number[], isToExit?: boolean): Promise<void>;
   kill(): void;
 }
 
@@ -64,7 +64,7 @@ export class MachineTarget implements GdbTarget {
       await thread.call('kvmclockCtrl').catch(() => undefined);
     }
     const stopped = new Promise<GdbStop>((resolve) => (this.#onStop = resolve));
-    await this.machine.release([...actions.keys()]);
+    await this.machine.release([...actions.keys()], [...actions.values()].includes('exit'));
     const stop = await stopped;
     if (stop.kind !== 'ended') await this.machine.hold();
     return stop;

@@ -123,6 +123,23 @@ export function deviceNames(devices: readonly TraceDevice[]): DeviceNames {
   };
 }
 
+/** The register that an access meets, by the specification's name; undefined where it has none, or is in no device. */
+export function registerName(
+  devices: readonly TraceDevice[],
+  { space, address, isWrite }: Pick<TracedAccess, 'space' | 'address' | 'isWrite'>,
+): string | undefined {
+  const device = devices.find(
+    (each) => each.space === space && address >= each.base && address < each.base + each.length,
+  );
+  const offset = address - (device?.base ?? 0);
+  return device?.registers?.find(
+    (register) =>
+      offset >= register.offset &&
+      offset < register.offset + register.size &&
+      register.access !== (isWrite ? 'read' : 'write'),
+  )?.name;
+}
+
 const VERBS = { port: ['in', 'out'], mmio: ['read', 'write'], msr: ['rdmsr', 'wrmsr'] } as const;
 
 /** An exit's kind in a few words. */
