@@ -300,7 +300,9 @@ const isFlat = (options: Partial<Options>): boolean => FLAT_ENTRIES.some((entry)
 /** Only a command has an agent that seeds the guest anew: two shells of one snapshot would draw the same numbers. */
 function mayBeWarm(options: Partial<Options>, command: readonly string[] | undefined): boolean {
   const { console, snapshotAt, gdb, explore, trace, verbose, mergeable, hugePages, disks = [], nets = [] } = options;
-  const isOwn = [console, snapshotAt, gdb, explore, trace, verbose, mergeable, hugePages].some((given) => given !== undefined);
+  const isOwn = [console, snapshotAt, gdb, explore, trace, verbose, mergeable, hugePages].some(
+    (given) => given !== undefined,
+  );
   return command !== undefined && !isOwn && disks.length === 0 && nets.length === 0;
 }
 

@@ -25,6 +25,7 @@ import type { RunHooks, RunRequest } from './run-options.js';
 import { DEFAULT_FOLDER, Saver, watchForLine } from './saver.js';
 import { describeError, printable, say } from './sentence.js';
 import { dieOf, signalStatus, watchSignals, type EndingSignal } from './signals.js';
+import type { Explorer } from '../web/explore.js';
 import { openOutput } from './trace-output.js';
 import { terminalSize, watchTerminalSize } from './terminal.js';
 import { UsageError } from './usage-error.js';
@@ -75,6 +76,7 @@ export async function runMachine(request: RunRequest, make: (hooks: RunHooks) =>
   let signal: EndingSignal | undefined;
   let crashed = false;
   let vm: Vm | undefined;
+  let explorer: Explorer | undefined;
   let stalled: Diagnosis | undefined;
   // No thread that hangs may keep the process: a signal ends all of them.
   const endWithin = (deadline: number, last: NodeJS.Signals): void => {
@@ -106,8 +108,8 @@ export async function runMachine(request: RunRequest, make: (hooks: RunHooks) =>
         void sayStall(diagnosis);
       },
     });
+    if (request.explore !== undefined) explorer = await openPage(vm, request);
     const recording = traceFd === undefined ? undefined : await startRecording(vm, traceFd, request);
-    const explorer = request.explore === undefined ? undefined : await openPage(vm, request);
     const status = await runToEnd(vm, request, consoleFile, connections);
     recording?.();
     await explorer?.close();
@@ -116,7 +118,7 @@ export async function runMachine(request: RunRequest, make: (hooks: RunHooks) =>
   } catch (error) {
     // What was going on was given up because of the signal.
     if (signal !== undefined) return { signal, status: signalStatus(signal) };
-    if (vm === undefined) throw error;
+    if (vm === undefined || error instanceof UsageError) throw error;
     onCrash(error);
     return { status: VM_FAILED };
   } finally {
@@ -183,12 +185,16 @@ async function runToEnd(
   return VM_FAILED;
 }
 
-/** @returns what closes the page again */
-async function openPage(vm: Vm, request: RunRequest): Promise<{ close(): Promise<void> }> {
+/** @throws UsageError for a port that cannot be had; the VM has been stopped then */
+async function openPage(vm: Vm, request: RunRequest): Promise<Explorer> {
   const { openExplorer } = await import('../web/explore.js');
   const { explore = 0, snapshot = DEFAULT_FOLDER, kernel } = request;
   const name = kernel === undefined ? 'the default guest' : basename(kernel);
-  const explorer = await openExplorer(vm, { port: explore, snapshotFolder: snapshot, name });
+  const options = { port: explore, snapshotFolder: snapshot, name };
+  const explorer = await openExplorer(vm, options).catch(async (error: Error) => {
+    await vm.stop();
+    throw new UsageError('--explore', error.message);
+  });
   say(`the explorer is at ${explorer.url}`);
   return explorer;
 }

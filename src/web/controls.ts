@@ -51,7 +51,8 @@ export class Controls {
   async step(vcpu: number, action: 'step' | 'exit'): Promise<string | undefined> {
     return this.#alone(async () => {
       if (this.#vm.state === 'running') await this.#vm.pause();
-      if (this.#vm.state !== 'paused') throw new ControlRefusal(`The machine is ${this.#vm.state}: it cannot be stepped.`);
+      if (this.#vm.state !== 'paused')
+        throw new ControlRefusal(`The machine is ${this.#vm.state}: it cannot be stepped.`);
       this.#isStepping = true;
       try {
         const stop = await this.#target.resume(new Map([[vcpu, action]]));
@@ -81,7 +82,7 @@ export class Controls {
   }
 
   async #disarm(): Promise<void> {
-    for (const { call } of this.#vm.vcpus) await call('setDebugger', NO_DEBUGGER);
+    for (const vcpu of this.#vm.vcpus) await vcpu.call('setDebugger', NO_DEBUGGER);
   }
 
   async #alone<T>(action: () => Promise<T>): Promise<T> {

@@ -23,7 +23,8 @@ function titleOf(outcome: Outcome): string {
 }
 
 export function endReport(outcome: Outcome): EndReport {
-  const details = outcome.kind === 'failed' && outcome.diagnosis !== undefined ? formatDiagnosis(outcome.diagnosis) : [];
+  const details =
+    outcome.kind === 'failed' && outcome.diagnosis !== undefined ? formatDiagnosis(outcome.diagnosis) : [];
   return {
     title: titleOf(outcome),
     isFailure: outcome.kind === 'failed',

@@ -30,6 +30,7 @@ const PERIOD_MS = 200;
 const LATENCY_PERIODS = 5;
 /** What the guest printed and a page that opens later is shown. */
 const SCROLLBACK_BYTES = 256 << 10;
+const PIECE_BYTES = 4096;
 /** Typed bytes that wait for the guest; further ones are refused. */
 const TYPE_AHEAD = 4096;
 
@@ -116,7 +117,11 @@ class LiveSession implements PageHandlers {
   onRequest(client: PageClient, request: PageRequest): void {
     this.#serve(client, request).catch((error: unknown) => {
       const text = error instanceof Error ? error.message : String(error);
-      client.send({ type: 'notice', kind: 'problem', text: error instanceof ControlRefusal ? text : `It failed: ${text}` });
+      client.send({
+        type: 'notice',
+        kind: 'problem',
+        text: error instanceof ControlRefusal ? text : `It failed: ${text}`,
+      });
     });
   }
 
@@ -195,7 +200,11 @@ class LiveSession implements PageHandlers {
   }
 
   #onOutput(bytes: Buffer): void {
-    this.#scrollback.push(bytes);
+    const last = this.#scrollback.at(-1);
+    // A guest prints byte by byte, and a piece of one byte takes a hundred.
+    if (last !== undefined && last.length < PIECE_BYTES)
+      this.#scrollback[this.#scrollback.length - 1] = Buffer.concat([last, bytes]);
+    else this.#scrollback.push(bytes);
     this.#scrollbackBytes += bytes.length;
     while (this.#scrollbackBytes > SCROLLBACK_BYTES) this.#scrollbackBytes -= this.#scrollback.shift()?.length ?? 0;
     for (const client of this.#clients) client.sendBytes(bytes);

@@ -109,7 +109,7 @@ export class MachineView {
 
   /** Of a paused machine. */
   async processors(): Promise<Extract<ServerMessage, { type: 'processors' }>> {
-    const states = await Promise.all(this.#vm.vcpus.map(({ call }) => call('captureState')));
+    const states = await Promise.all(this.#vm.vcpus.map((vcpu) => vcpu.call('captureState')));
     const code = await Promise.all(states.map((state, vcpu) => this.#code(vcpu, state)));
     return { type: 'processors', states, code };
   }
@@ -124,8 +124,7 @@ export class MachineView {
     if (state !== 'paused') return { error: 'Pause the machine first: its page tables are those of a register.' };
     const sregs = await this.#vm.vcpus[request.vcpu]?.call('getSregs');
     if (sregs === undefined) return { error: `There is no vCPU ${request.vcpu}.` };
-    if (request.type === 'memory')
-      return { bytes: hexOf(readLinear(this.#vm.memory, sregs, linear, request.length)) };
+    if (request.type === 'memory') return { bytes: hexOf(readLinear(this.#vm.memory, sregs, linear, request.length)) };
     const { mode, steps, gpa, pageSize, writeable, user, executable, fault } = walk(this.#vm.memory, sregs, linear);
     return {
       walk: {

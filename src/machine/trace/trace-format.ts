@@ -125,10 +125,13 @@ export class TraceFile {
     }
   }
 
-  /** All records from the first on; of one vCPU in order. A last one that was cut off is left out. */
-  *records(): Generator<TraceRecord> {
+  /**
+   * All records from `first` on; of one vCPU in order. A last one that was cut off is left out.
+   * @param first how many are left out before
+   */
+  *records(first = 0): Generator<TraceRecord> {
     const bytes = Buffer.alloc(RECORDS_AT_ONCE * record.size);
-    for (let at = this.#recordsAt; ;) {
+    for (let at = this.#recordsAt + first * record.size; ;) {
       const has = readSync(this.fd, bytes, 0, bytes.length, at);
       const whole = Math.floor(has / record.size);
       for (let i = 0; i < whole; i++) yield decode(bytes, i * record.size);

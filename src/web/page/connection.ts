@@ -14,11 +14,7 @@ export class Connection {
   readonly #waiting = new Map<number, (answer: Answer) => void>();
   #next = 0;
 
-  constructor(
-    handlers: readonly Handlers[],
-    onBytes: (bytes: Uint8Array) => void,
-    onGone: () => void,
-  ) {
+  constructor(handlers: readonly Handlers[], onBytes: (bytes: Uint8Array) => void, onGone: () => void) {
     this.#socket = new WebSocket(new URL(SOCKET, location.href));
     this.#socket.binaryType = 'arraybuffer';
     this.#socket.addEventListener('message', ({ data }: MessageEvent<string | ArrayBuffer>) => {

@@ -76,7 +76,8 @@ export class ConsolePanel {
     if (screen === null || screen.offsetWidth === 0) return;
     const style = getComputedStyle(this.#host);
     const width = this.#host.clientWidth - Number.parseFloat(style.paddingLeft) - Number.parseFloat(style.paddingRight);
-    const height = this.#host.clientHeight - Number.parseFloat(style.paddingTop) - Number.parseFloat(style.paddingBottom);
+    const height =
+      this.#host.clientHeight - Number.parseFloat(style.paddingTop) - Number.parseFloat(style.paddingBottom);
     const perPoint = screen.offsetWidth / COLUMNS / size;
     // The scroll bar lies beside the lines.
     const fitting = Math.floor(((width - 14) / COLUMNS / perPoint) * 2) / 2;

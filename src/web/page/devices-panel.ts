@@ -85,7 +85,14 @@ export class DevicesPanel {
             };
             this.#cells.set(index, cell);
             this.#write(cell, this.#values[index] ?? 0);
-            return h('tr', {}, h('th', { scope: 'row' }, name), cell.value, cell.decimal, h('td', { class: 'doc' }, doc));
+            return h(
+              'tr',
+              {},
+              h('th', { scope: 'row' }, name),
+              cell.value,
+              cell.decimal,
+              h('td', { class: 'doc' }, doc),
+            );
           }),
         ),
       ),

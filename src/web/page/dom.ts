@@ -21,10 +21,15 @@ export function h<K extends keyof HTMLElementTagNameMap>(
 }
 
 /** The element that index.html has under this id. */
-export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
+export function byId(id: string): HTMLElement {
+  return found(id, HTMLElement);
+}
+
+/** The same, where its own properties are needed. */
+export function found<T extends HTMLElement>(id: string, kind: new () => T): T {
   const element = document.getElementById(id);
-  if (element === null) throw new Error(`the page lacks #${id}`);
-  return element as T;
+  if (!(element instanceof kind)) throw new Error(`the page lacks ${kind.name} #${id}`);
+  return element;
 }
 
 /** The colour that a custom property stands for in the present theme. */

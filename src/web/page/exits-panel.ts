@@ -2,7 +2,7 @@
 // uPlot draws the chart; the counters are those of ExitStatistics.
 import uPlot from 'uplot';
 import type { Handlers } from './connection.js';
-import { byId, colour, empty, fill, h, hex, onTheme, seriesColour, short, time } from './dom.js';
+import { byId, colour, empty, fill, h, hex, onTheme, seriesColour, SERIES, short, time } from './dom.js';
 import { Names, shortReason } from './names.js';
 import type { Hello, PlaceCount, RecordingSummary, Tick, VcpuCounters } from '../protocol.js';
 
@@ -15,6 +15,7 @@ const RATE_LOOKS = 10;
 export class ExitsPanel {
   readonly handlers: Handlers;
   readonly #chartHost = h('div', { class: 'chart' });
+  readonly #legend = h('div', { class: 'legend chart-legend' });
   readonly #tableHost = h('div', { class: 'scroll' });
   #hello: Hello | undefined;
   #names = new Names([]);
@@ -25,7 +26,7 @@ export class ExitsPanel {
   #start = 0;
 
   constructor(onTotals: (totals: Totals) => void) {
-    byId('tab-exits').append(this.#chartHost, this.#tableHost);
+    byId('tab-exits').append(this.#chartHost, this.#legend, this.#tableHost);
     onTheme(() => this.#rebuild());
     new ResizeObserver(() => this.#resize()).observe(this.#chartHost);
     this.handlers = {
@@ -38,7 +39,8 @@ export class ExitsPanel {
         this.#plot?.destroy();
         this.#plot = undefined;
         fill(this.#chartHost);
-        if (hello.mode === 'recording') this.#chartHost.hidden = true;
+        this.#chartHost.hidden = hello.mode === 'recording';
+        this.#legend.hidden = hello.mode === 'recording';
       },
       tick: (tick) => {
         const isFirst = this.#ticks.length === 0;
@@ -76,6 +78,7 @@ export class ExitsPanel {
     }
     if (isNew || this.#plot === undefined) this.#rebuild();
     else this.#plot.setData(this.#data());
+    if (this.#plot?.cursor.idx === undefined || this.#plot.cursor.idx === null) this.#showLegend();
   }
 
   #data(): uPlot.AlignedData {
@@ -91,7 +94,7 @@ export class ExitsPanel {
       {
         width: this.#chartHost.clientWidth,
         height: 190,
-        padding: [10, 8, 0, 0],
+        padding: [10, 22, 0, 0],
         scales: {
           x: { time: false, range: (_plot, _low, high) => [Math.max(0, high - SPAN_S), Math.max(high, 10)] },
           y: { range: (_plot, _low, high) => [0, Math.max(high * 1.1, 10)] },
@@ -100,21 +103,38 @@ export class ExitsPanel {
           { ...axis, values: (_plot, splits) => splits.map((value) => `${value} s`) },
           { ...axis, size: 56, values: (_plot, splits) => splits.map((value) => short(value)) },
         ],
-        legend: { live: true },
+        legend: { show: false },
         cursor: { y: false, points: { size: 6 } },
+        hooks: { setCursor: [({ cursor }) => this.#showLegend(cursor.idx ?? undefined)] },
         series: [
-          { label: 'time', value: (_plot, value: number | null) => (value === null ? '' : `${value.toFixed(1)} s`) },
-          ...[...this.#series.keys()].map((reason, index) => ({
-            label: shortReason(reason),
+          {},
+          ...[...this.#series.keys()].map((_reason, index) => ({
             stroke: seriesColour(index),
             width: 2,
             points: { show: false },
-            value: (_plot: uPlot, value: number | null) => (value === null ? '' : `${short(value)}/s`),
           })),
         ],
       },
       this.#data(),
       this.#chartHost,
+    );
+  }
+
+  /** The panel has come to the front. */
+  show(): void {
+    const now = this.#ticks.at(-1);
+    if (now !== undefined) this.#table(this.#ticks[0] as Tick, now);
+  }
+
+  /** @param at the point under the cursor; else the newest */
+  #showLegend(at = this.#times.length - 1): void {
+    fill(
+      this.#legend,
+      ...[...this.#series].map(([reason, values], index) => {
+        const dot = h('i', {});
+        dot.style.background = `var(--series-${index % SERIES})`;
+        return h('span', { class: 'key' }, dot, shortReason(reason), h('b', {}, `${short(values[at] ?? 0)}/s`));
+      }),
     );
   }
 

@@ -56,7 +56,11 @@ export function listenForKeys(obey: (command: Command) => void, isAtConsole: () 
       h(
         'div',
         { class: 'key-row' },
-        h('span', {}, ...keys.filter((key) => key !== '=').map((key) => h('kbd', {}, key.length === 1 ? key.toUpperCase() : key))),
+        h(
+          'span',
+          {},
+          ...keys.filter((key) => key !== '=').map((key) => h('kbd', {}, key.length === 1 ? key.toUpperCase() : key)),
+        ),
         h('span', {}, does),
       ),
     ),

@@ -7,6 +7,8 @@ import { shortReason } from './names.js';
 import type { LatencyRow } from '../protocol.js';
 
 const KINDS_SHOWN = 24;
+/** A label of the axis needs so much room. */
+const LABEL_PIXELS = 50;
 
 export class LatencyPanel {
   readonly handlers: Handlers;
@@ -24,13 +26,20 @@ export class LatencyPanel {
     this.handlers = {
       hello: ({ isTraced }) => {
         this.#rows = [];
-        this.#show(isTraced ? 'No exit has been timed yet.' : 'This machine is not traced: create it with trace: true.');
+        this.#show(
+          isTraced ? 'No exit has been timed yet.' : 'This machine is not traced: create it with trace: true.',
+        );
       },
       latencies: ({ rows }) => {
         this.#rows = rows;
-        this.#show('No exit has been timed yet.');
+        this.show();
       },
     };
+  }
+
+  /** The panel has come to the front. */
+  show(): void {
+    this.#show('No exit has been timed yet.');
   }
 
   #show(nothing: string): void {
@@ -102,7 +111,9 @@ export class LatencyPanel {
     for (const [index, count] of shown.entries()) {
       const x = index * step;
       context.fillStyle = colour('ink-2');
-      context.fillText(bound(first + index), x + step / 2, height - 6);
+      // The bar's upper end, at its place; where they are dense, every other.
+      if (index < shown.length - 1 && (step >= LABEL_PIXELS || index % 2 === 1))
+        context.fillText(upperEnd(first + index), x + step, height - 6);
       const tall = count === 0 ? 0 : Math.max((count / most) * (floor - 20), 2);
       context.fillStyle = colour('series-0');
       context.beginPath();
@@ -122,7 +133,10 @@ function quantile({ buckets, count }: LatencyRow, share: number): number {
   return buckets.findIndex((each) => (seen += each) >= count * share && seen > 0);
 }
 
-/** The upper end of a bucket. */
+function upperEnd(bucket: number): string {
+  return time(2 ** (bucket + 1) / 1e6).replace(/\.\d+/, '');
+}
+
 function bound(bucket: number): string {
-  return `< ${time(2 ** (bucket + 1) / 1e6).replace(/\.\d+/, '')}`;
+  return `< ${upperEnd(bucket)}`;
 }

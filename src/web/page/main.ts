@@ -3,7 +3,7 @@
 import { Connection } from './connection.js';
 import { ConsolePanel } from './console-panel.js';
 import { DevicesPanel } from './devices-panel.js';
-import { byId, fill, h, short, themeChanged, time } from './dom.js';
+import { byId, fill, found, h, short, themeChanged, time } from './dom.js';
 import { ExitsPanel, type Totals } from './exits-panel.js';
 import { LatencyPanel } from './latency-panel.js';
 import { listenForKeys, type Command } from './keys.js';
@@ -24,7 +24,7 @@ const STATES: Readonly<Record<MachineState, string>> = {
   ended: 'Ended',
 };
 
-const chooser = byId<HTMLSelectElement>('vcpu');
+const chooser = found('vcpu', HTMLSelectElement);
 const vcpu = (): number => Number(chooser.value);
 let hello: Hello | undefined;
 let state: MachineState = 'created';
@@ -80,7 +80,10 @@ function greet(message: Hello): void {
   fill(byId('name'), message.name);
   fill(byId('facts'), `${message.cpus} vCPU${message.cpus === 1 ? '' : 's'}${memoryWords}`);
   byId('facts').title = message.cmdline;
-  fill(chooser, ...Array.from({ length: message.cpus }, (_, index) => h('option', { value: String(index) }, `vCPU ${index}`)));
+  fill(
+    chooser,
+    ...Array.from({ length: message.cpus }, (_, index) => h('option', { value: String(index) }, `vCPU ${index}`)),
+  );
   chooser.hidden = isRecording || message.cpus === 1;
   byId('controls').hidden = isRecording;
   byId('snapshot').title = `Save the machine in ${message.snapshotFolder} (S)`;
@@ -96,12 +99,12 @@ function showState(): void {
   if (isStepping && state === 'running') setPill('stepping', 'Stepping…');
   else setPill(state, STATES[state]);
   const isAlive = state === 'running' || state === 'paused';
-  const toggle = byId<HTMLButtonElement>('run');
+  const toggle = found('run', HTMLButtonElement);
   toggle.disabled = !isAlive;
   fill(toggle, state === 'paused' ? '▶ Resume' : '❚❚ Pause');
   toggle.title = `${state === 'paused' ? 'Resume' : 'Pause'} the machine (P or F8)`;
   for (const id of ['step-exit', 'step-instruction', 'nmi', 'snapshot'])
-    byId<HTMLButtonElement>(id).disabled = !isAlive || isStepping;
+    found(id, HTMLButtonElement).disabled = !isAlive || isStepping;
   document.body.classList.toggle('paused', state === 'paused');
 }
 
@@ -141,7 +144,8 @@ function gone(): void {
   consolePanel.freeze();
   for (const button of byId('controls').querySelectorAll('button')) button.disabled = true;
   if (state === 'ended') {
-    byId('banner-after').textContent = 'The microvisor process is gone as well; what is shown here is the last that was seen.';
+    byId('banner-after').textContent =
+      'The microvisor process is gone as well; what is shown here is the last that was seen.';
     return;
   }
   setPill('gone', 'No connection');
@@ -167,7 +171,14 @@ function banner(kind: string, title: string, details: readonly string[]): void {
     h('span', { id: 'banner-after' }),
     ...(rest.length === 0
       ? []
-      : [h('details', { ...(kind === 'problem' ? { open: true } : {}) }, h('summary', {}, 'What the boot doctor says'), h('pre', {}, rest.join('\n')))]),
+      : [
+          h(
+            'details',
+            { open: kind === 'problem' },
+            h('summary', {}, 'What the boot doctor says'),
+            h('pre', {}, rest.join('\n')),
+          ),
+        ]),
   );
 }
 
@@ -178,13 +189,22 @@ function notice(kind: 'done' | 'problem', text: string): void {
 }
 
 function choose(tab: (typeof TABS)[number]): void {
+  const hadFocus = byId('tabs').contains(document.activeElement);
   for (const each of TABS) {
     byId(`tab-${each}`).hidden = each !== tab;
     byId(`choose-${each}`).setAttribute('aria-selected', String(each === tab));
     byId(`choose-${each}`).tabIndex = each === tab ? 0 : -1;
   }
-  if (tab === 'memory') memory.show();
+  if (hadFocus) byId(`choose-${tab}`).focus();
+  SHOWN[tab]?.();
 }
+
+/** What is brought up to date only while it is in sight. */
+const SHOWN: Partial<Record<(typeof TABS)[number], () => void>> = {
+  exits: () => exits.show(),
+  latencies: () => latencies.show(),
+  memory: () => memory.show(),
+};
 
 function toggleTheme(): void {
   const isDark = getComputedStyle(byId('probe')).colorScheme === 'dark' || (themeOf() === '' && prefersDark.matches);
@@ -220,7 +240,7 @@ const COMMANDS: Readonly<Record<Command, () => void>> = {
   nmi: () => connection.send({ type: 'nmi', vcpu: vcpu() }),
   snapshot: () => connection.send({ type: 'snapshot' }),
   theme: toggleTheme,
-  help: () => byId<HTMLDialogElement>('keys').showModal(),
+  help: () => found('keys', HTMLDialogElement).showModal(),
   console: () => {
     if (!consolePanel.hasFocus) consolePanel.focus();
     else {
@@ -259,13 +279,12 @@ byId('tabs').addEventListener('keydown', (event) => {
   const now = TABS.findIndex((tab) => !byId(`tab-${tab}`).hidden);
   const next = TABS[(now + by + TABS.length) % TABS.length] ?? 'exits';
   choose(next);
-  byId(`choose-${next}`).focus();
 });
 chooser.addEventListener('change', () => {
   processor.show();
   memory.show();
 });
-byId('keys').addEventListener('click', () => byId<HTMLDialogElement>('keys').close());
+byId('keys').addEventListener('click', () => found('keys', HTMLDialogElement).close());
 prefersDark.addEventListener('change', themeChanged);
 listenForKeys(obey, () => consolePanel.hasFocus);
 try {

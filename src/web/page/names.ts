@@ -26,8 +26,7 @@ export class Names {
     const known = registerName(this.devices, access);
     if (known !== undefined) return known;
     const device = this.devices.find(
-      ({ space, base, length }) =>
-        space === access.space && access.address >= base && access.address < base + length,
+      ({ space, base, length }) => space === access.space && access.address >= base && access.address < base + length,
     );
     return device === undefined ? hex(access.address) : `+${hex(access.address - device.base)}`;
   }

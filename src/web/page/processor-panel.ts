@@ -38,6 +38,9 @@ export class ProcessorPanel {
     'aria-label': 'linear address',
     placeholder: 'linear address, hex',
   });
+  readonly #walkEnd = h('span', { class: 'mono quiet' });
+  /** The walk shown is that of RIP. */
+  #isRip = true;
   #states: readonly VcpuState[] = [];
   #before: readonly VcpuState[] = [];
   #instructions: readonly (readonly DisassembledInstruction[])[] = [];
@@ -87,23 +90,37 @@ export class ProcessorPanel {
         this.#host,
         h(
           'div',
-          { class: 'scroll processor' },
+          { class: 'processor' },
           this.#registers,
           h('h3', {}, 'Code at RIP'),
           this.#code,
-          h('h3', {}, 'Page walk'),
           h(
-            'form',
-            { class: 'line', onsubmit: (event) => void this.#walk(event) },
-            this.#walkInput,
-            h('button', {}, 'Walk'),
+            'details',
+            { class: 'walk-block' },
+            h('summary', {}, h('b', {}, 'Page walk'), this.#walkEnd),
+            h(
+              'form',
+              { class: 'line', onsubmit: (event) => void this.#walk(event) },
+              this.#walkInput,
+              h('button', {}, 'Walk'),
+              h('button', { type: 'button', onclick: () => this.#showRip() }, 'RIP'),
+            ),
+            this.#walkResult,
           ),
-          this.#walkResult,
         ),
       );
     }
+    // An address of the person's own stays, and is looked up anew: the tables may have changed.
+    if (this.#isRip) this.#showRip();
+    else void this.#ask(this.#walkInput.value);
+  }
+
+  #showRip(): void {
+    const state = this.#states[this.vcpu()];
+    if (state === undefined) return;
+    this.#isRip = true;
     this.#walkInput.value = state.code.linear.slice(2);
-    fill(this.#walkResult, ...walkLines({ walk: { ...state.walk, mode: state.paging, pageSize: state.walk.pageSize ?? 0, rights: state.walk.rights ?? '', gpa: state.walk.gpa, fault: state.walk.fault } }));
+    void this.#ask(this.#walkInput.value);
   }
 
   #nothing(): string {
@@ -141,9 +158,7 @@ export class ProcessorPanel {
       h(
         'p',
         { class: 'flags', 'aria-label': 'RFLAGS' },
-        ...FLAGS.map(([name, bit]) =>
-          h('span', { class: (flags >> BigInt(bit)) & 1n ? 'flag on' : 'flag' }, name),
-        ),
+        ...FLAGS.map(([name, bit]) => h('span', { class: (flags >> BigInt(bit)) & 1n ? 'flag on' : 'flag' }, name)),
         h('span', { class: 'mono segments' }, segmentWords(segments)),
       ),
     ];
@@ -151,13 +166,23 @@ export class ProcessorPanel {
 
   async #walk(event: Event): Promise<void> {
     event.preventDefault();
-    const address = addressOf(this.#walkInput.value);
+    this.#isRip = false;
+    await this.#ask(this.#walkInput.value);
+  }
+
+  async #ask(text: string): Promise<void> {
+    const address = addressOf(text);
     if (address === undefined) {
       fill(this.#walkResult, empty('An address is up to 16 hexadecimal digits.'));
       return;
     }
     const answer = await this.connection().ask({ type: 'walk', vcpu: this.vcpu(), address });
+    if (text !== this.#walkInput.value) return;
     fill(this.#walkResult, ...walkLines(answer));
+    fill(
+      this.#walkEnd,
+      `0x${address} → ${'walk' in answer ? (answer.walk.gpa ?? answer.walk.fault ?? '') : 'unknown'}`,
+    );
   }
 }
 

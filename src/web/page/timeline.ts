@@ -1,7 +1,7 @@
 // The timeline of the trace: a lane a vCPU, its time in the guest, and each exit as long as it took to be served.
 // Drawn on a canvas; of a recording, its parts are asked for as they come into sight.
 import type { Connection, Handlers } from './connection.js';
-import { byId, colour, fill, h, hex, onTheme, seriesColour, SERIES, time } from './dom.js';
+import { byId, colour, fill, found, h, hex, onTheme, seriesColour, SERIES, time } from './dom.js';
 import { Names } from './names.js';
 import type { ExitRow, RecordingSummary } from '../protocol.js';
 
@@ -23,7 +23,7 @@ interface View {
 
 export class Timeline {
   readonly handlers: Handlers;
-  readonly #canvas = byId<HTMLCanvasElement>('timeline-canvas');
+  readonly #canvas = found('timeline-canvas', HTMLCanvasElement);
   readonly #legend = byId('timeline-legend');
   readonly #tip = byId('tip');
   readonly #span = byId('timeline-span');
@@ -209,7 +209,9 @@ export class Timeline {
     canvas.height = height * scale;
     context.scale(scale, scale);
     const { from, to } = this.#view;
-    this.#span.textContent = this.#isTraced ? `${time(to - from)} in sight` : 'not traced: create the machine with trace: true';
+    this.#span.textContent = this.#isTraced
+      ? `${time(to - from)} in sight`
+      : 'not traced: create the machine with trace: true';
     this.#axis(context, width, height);
     const area = width - GUTTER;
     const x = (ms: number): number => GUTTER + ((ms - from) / (to - from)) * area;
@@ -355,7 +357,9 @@ export class Timeline {
       this.#names.exit(row),
       ...(access === undefined
         ? []
-        : [`${hex(access.address)}: ${hex(access.value, access.size * 2)} (${access.size} byte${access.size === 1 ? '' : 's'}${items})`]),
+        : [
+            `${hex(access.address)}: ${hex(access.value, access.size * 2)} (${access.size} byte${access.size === 1 ? '' : 's'}${items})`,
+          ]),
       row.served < 0 ? 'not seen to be served' : `served in ${time(this.#ms(row.served))}`,
       `after ${time(this.#ms(row.exited - row.entered))} in the guest and the kernel`,
     ];
