@@ -156,8 +156,7 @@ export class Vm implements AsyncDisposable {
     await Promise.all(this.#parts.threads.map((thread) => thread.call('kvmclockCtrl').catch(() => undefined)));
     if (this.#state !== 'paused') return;
     this.#parts.marks.set('firstRun');
-    if (this.#isHeld) this.#releaseDevices();
-    this.#run();
+    this.#go([...this.#parts.threads.keys()]);
   }
 
   /**
@@ -296,10 +295,11 @@ export class Vm implements AsyncDisposable {
   }
 
   // Only where all of them run on is a halt of the machine one.
-  #go(indices: readonly number[], isToExit = false): void {
-    if (indices.length === this.#parts.threads.length && !isToExit) return this.#run();
+  #go(indices: readonly number[], toExit: readonly number[] = []): void {
+    if (this.#isHeld) this.#releaseDevices();
+    if (indices.length === this.#parts.threads.length && toExit.length === 0) return this.#run();
     this.#state = 'running';
-    for (const index of indices) this.#parts.threads[index]?.run(isToExit);
+    for (const index of indices) this.#parts.threads[index]?.run(toExit.includes(index));
   }
 
   #releaseDevices(): void {
@@ -319,13 +319,13 @@ export class Vm implements AsyncDisposable {
         if (this.#state === 'running') await this.pause();
         else await Promise.all(threads.map((thread) => thread.park()));
       },
-      release: async (indices) => {
+      release: async (indices, toExit) => {
         const isAll = indices.length === threads.length;
         if (!isAll) await started;
         if (this.#state === 'created') this.#isDebugged = false;
         if (this.#state !== 'paused') return;
         this.#isDebugged = false;
-        this.#go(indices);
+        this.#go(indices, toExit);
       },
     });
   }

@@ -50,11 +50,11 @@ export class Controls {
   /** Of a running machine it is the pause that comes first. @returns what there is to say about it */
   async step(vcpu: number, action: 'step' | 'exit'): Promise<string | undefined> {
     return this.#alone(async () => {
-      if (this.#vm.state === 'running') await this.#vm.pause();
-      if (this.#vm.state !== 'paused')
-        throw new ControlRefusal(`The machine is ${this.#vm.state}: it cannot be stepped.`);
       this.#isStepping = true;
       try {
+        if (this.#vm.state === 'running') await this.#vm.pause();
+        if (this.#vm.state !== 'paused')
+          throw new ControlRefusal(`The machine is ${this.#vm.state}: it cannot be stepped.`);
         const stop = await this.#target.resume(new Map([[vcpu, action]]));
         if (stop.kind === 'ended') return undefined;
         await this.#disarm();

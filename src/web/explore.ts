@@ -188,9 +188,9 @@ class LiveSession implements PageHandlers {
     try {
       await act();
     } finally {
+      // After a short step the machine is paused as it was, but elsewhere.
+      if ('vcpu' in request) this.#told = '';
       this.#look();
-      // After a step the machine is paused as before, elsewhere.
-      if (this.#vm.state === 'paused') await this.#sendProcessors(this.#clients);
     }
   }
 
@@ -226,7 +226,7 @@ class LiveSession implements PageHandlers {
     if (word === this.#told) return;
     this.#told = word;
     this.#broadcast(message);
-    if (this.#vm.state === 'paused') void this.#sendProcessors(this.#clients);
+    if (this.#vm.state === 'paused' && !this.#controls.isStepping) void this.#sendProcessors(this.#clients);
   }
 
   async #sendProcessors(clients: Iterable<PageClient>): Promise<void> {
