@@ -3,7 +3,7 @@
 import type { TraceFile, TraceRecord } from '../machine/trace/trace-format.js';
 import { spanOf, summarize } from '../machine/trace/trace-summary.js';
 import type { Explorer } from './explore.js';
-import { Latencies } from './latencies.js';
+import { kindName, Latencies } from './latencies.js';
 import { servePage, type PageClient, type PageHandlers } from './page-server.js';
 import type { Answer, ExitRow, Hello, PageRequest, ServerMessage } from './protocol.js';
 
@@ -50,7 +50,12 @@ class RecordingSession implements PageHandlers {
       if ('lost' in record) latencies.gap(record.vcpu);
       else latencies.add(record.vcpu, record.exit);
     }
-    const { timeline, ...summary } = summarize(header, () => file.records(), PARTS);
+    const { timeline, ...summary } = summarize(
+      header,
+      () => file.records(),
+      PARTS,
+      (exit, nameDevice) => kindName(exit, nameDevice, header.devices),
+    );
     const hello: Hello = {
       type: 'hello',
       mode: 'recording',

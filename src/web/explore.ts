@@ -191,6 +191,7 @@ class LiveSession implements PageHandlers {
       // After a short step the machine is paused as it was, but elsewhere.
       if ('vcpu' in request) this.#told = '';
       this.#look();
+      if (this.#vm.state === 'paused') this.#view.stoodStill();
     }
   }
 

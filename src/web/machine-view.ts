@@ -45,6 +45,11 @@ export class MachineView {
   /** Nobody looked for a while: what the rings have forgotten since is no loss. */
   lookAgain(): void {
     this.#readers = this.#newReaders();
+    this.stoodStill();
+  }
+
+  /** The machine stood still: how long it did is not the time of an exit. */
+  stoodStill(): void {
     for (const { index } of this.#vm.vcpus) this.latencies.gap(index);
   }
 

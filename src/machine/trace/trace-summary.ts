@@ -43,7 +43,13 @@ export interface TraceSummary {
 const KINDS_MAX = 10_000;
 const OTHERS = 'others';
 
-export function summarize(header: TraceHeader, records: () => Iterable<TraceRecord>, parts: number): TraceSummary {
+/** @param nameExit what the kind of an exit is called */
+export function summarize(
+  header: TraceHeader,
+  records: () => Iterable<TraceRecord>,
+  parts: number,
+  nameExit: typeof exitName = exitName,
+): TraceSummary {
   const { first, last } = spanOf(records());
   const ms = (cycles: number): number => cycles / header.tscKhz;
   const nameDevice = deviceNames(header.devices);
@@ -72,7 +78,7 @@ export function summarize(header: TraceHeader, records: () => Iterable<TraceReco
       before.kind.totalMs += ms(served);
       before.kind.longestMs = Math.max(before.kind.longestMs, ms(served));
     }
-    const kind = kindOf(kinds, exitName(exit, nameDevice));
+    const kind = kindOf(kinds, nameExit(exit, nameDevice));
     kind.count++;
     previous.set(vcpu, { kind, exited: exit.exited });
     const part = last > first ? Math.min(Math.floor(((exit.exited - first) / (last - first)) * parts), parts - 1) : 0;

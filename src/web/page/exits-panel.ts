@@ -39,8 +39,8 @@ export class ExitsPanel {
         this.#plot?.destroy();
         this.#plot = undefined;
         fill(this.#chartHost);
-        this.#chartHost.hidden = hello.mode === 'recording';
-        this.#legend.hidden = hello.mode === 'recording';
+        this.#chartHost.hidden = true;
+        this.#legend.hidden = true;
       },
       tick: (tick) => {
         const isFirst = this.#ticks.length === 0;
@@ -76,6 +76,8 @@ export class ExitsPanel {
       this.#times.shift();
       for (const values of this.#series.values()) values.shift();
     }
+    this.#chartHost.hidden = this.#series.size === 0;
+    this.#legend.hidden = this.#series.size === 0;
     if (isNew || this.#plot === undefined) this.#rebuild();
     else this.#plot.setData(this.#data());
     if (this.#plot?.cursor.idx === undefined || this.#plot.cursor.idx === null) this.#showLegend();
@@ -100,7 +102,7 @@ export class ExitsPanel {
           y: { range: (_plot, _low, high) => [0, Math.max(high * 1.1, 10)] },
         },
         axes: [
-          { ...axis, values: (_plot, splits) => splits.map((value) => `${value} s`) },
+          { ...axis, size: 28, values: (_plot, splits) => splits.map((value) => `${value} s`) },
           { ...axis, size: 56, values: (_plot, splits) => splits.map((value) => short(value)) },
         ],
         legend: { show: false },
@@ -188,42 +190,54 @@ export class ExitsPanel {
     const most = Math.max(...byTime.map(({ totalMs }) => totalMs), 1e-9);
     fill(
       this.#tableHost,
-      h('h3', {}, 'Exits by the time they took'),
       h(
-        'table',
-        { class: 'grid' },
-        head(['Exit', '#Count', '#Time', '#Mean', '#Longest']),
+        'div',
+        { class: 'tables' },
         h(
-          'tbody',
+          'div',
           {},
-          ...byTime.map(({ name, count, totalMs, longestMs }) =>
+          h('h3', {}, 'Exits by the time they took'),
+          h(
+            'table',
+            { class: 'grid' },
+            head(['Exit', '#Count', '#Time', '#Mean', '#Longest']),
             h(
-              'tr',
+              'tbody',
               {},
-              h('th', { scope: 'row' }, shortReason(name)),
-              h('td', { class: 'number' }, short(count)),
-              h('td', { class: 'number' }, bar(totalMs / most), time(totalMs)),
-              h('td', { class: 'number' }, time(totalMs / Math.max(count, 1))),
-              h('td', { class: 'number' }, time(longestMs)),
+              ...byTime.map(({ name, count, totalMs, longestMs }) =>
+                h(
+                  'tr',
+                  {},
+                  h('th', { scope: 'row' }, shortReason(name)),
+                  h('td', { class: 'number' }, short(count)),
+                  h('td', { class: 'number' }, bar(totalMs / most), time(totalMs)),
+                  h('td', { class: 'number' }, time(totalMs / Math.max(count, 1))),
+                  h('td', { class: 'number' }, time(longestMs)),
+                ),
+              ),
             ),
           ),
         ),
-      ),
-      h('h3', {}, 'What each device did'),
-      h(
-        'table',
-        { class: 'grid' },
-        head(['Device', '#Reads', '#Writes', '#Bytes', '#From', '#Until']),
         h(
-          'tbody',
+          'div',
           {},
-          ...devices.map(({ name, reads, writes, bytes, firstMs, lastMs }) =>
+          h('h3', {}, 'What each device did'),
+          h(
+            'table',
+            { class: 'grid' },
+            head(['Device', '#Reads', '#Writes', '#Bytes', '#From', '#Until']),
             h(
-              'tr',
+              'tbody',
               {},
-              h('th', { scope: 'row' }, name),
-              ...[short(reads), short(writes), short(bytes), time(firstMs), time(lastMs)].map((text) =>
-                h('td', { class: 'number' }, text),
+              ...devices.map(({ name, reads, writes, bytes, firstMs, lastMs }) =>
+                h(
+                  'tr',
+                  {},
+                  h('th', { scope: 'row' }, name),
+                  ...[short(reads), short(writes), short(bytes), time(firstMs), time(lastMs)].map((text) =>
+                    h('td', { class: 'number' }, text),
+                  ),
+                ),
               ),
             ),
           ),

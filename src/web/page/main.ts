@@ -78,7 +78,8 @@ function greet(message: Hello): void {
   document.title = `${message.name} – Microvisor`;
   const memoryWords = message.memoryMiB > 0 ? ` · ${message.memoryMiB} MiB` : '';
   fill(byId('name'), message.name);
-  fill(byId('facts'), `${message.cpus} vCPU${message.cpus === 1 ? '' : 's'}${memoryWords}`);
+  const kind = isRecording ? ' · recorded exits only: no console, registers or memory' : '';
+  fill(byId('facts'), `${message.cpus} vCPU${message.cpus === 1 ? '' : 's'}${memoryWords}${kind}`);
   byId('facts').title = message.cmdline;
   fill(
     chooser,
