@@ -71,7 +71,7 @@ export const NUMBER_ROWS = {
   cpus: { option: '--cpus', unit: '', form: 'whole', low: 1, high: 32, example: '--cpus 2' },
   // Address 0 holds the interrupt vectors in real mode and is no place for an image in the others.
   load: { option: '--load', unit: '', form: 'address', low: 1, high: 2 ** 48 - 1, example: '--load 0x7c00' },
-  explore: { option: '--explore', unit: '', form: 'whole', low: 0, high: 65_535, example: '--explore=8080' },
+  explore: { option: '--explore', unit: '', form: 'whole', low: 1, high: 65_535, example: '--explore 8080' },
   gdb: { option: '--gdb', unit: '', form: 'whole', low: 1, high: 65_535, example: '--gdb 1234' },
   timeout: {
     option: '--timeout',

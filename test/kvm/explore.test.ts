@@ -10,16 +10,12 @@ import { noKvm } from '../support/kvm.js';
 
 const LOAD = 0x10_0000;
 /** Long mode: mov $'A',%al; mov $0x3f8,%dx; out %al,(%dx); incl 0x600; jmp to the out. */
-const PRINTS = Uint8Array.of(
-  ...[0xb0, 0x41, 0x66, 0xba, 0xf8, 0x03, 0xee, 0xff, 0x04, 0x25, 0x00, 0x06, 0x00, 0x00, 0xeb, 0xf6],
-);
+const PRINTS = Buffer.from('b04166baf803eeff042500060000ebf6', 'hex');
 const OUT = LOAD + 6;
 const INCL = LOAD + 7;
 const JMP = LOAD + 14;
 /** Protected mode: prints what it reads on COM1. */
-const ECHOES = Uint8Array.of(
-  ...[0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb, 0x66, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb, 0xef],
-);
+const ECHOES = Buffer.from('66bafd03eca80174fb66baf803eceeebef', 'hex');
 /** jmp to itself: no exit, ever. */
 const SPINS = Uint8Array.of(0xeb, 0xfe);
 /** mov $3,%al; out %al,$0xf4 */
