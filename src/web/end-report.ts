@@ -1,7 +1,7 @@
 // How a machine ended, for the page: a title and lines. The words of outcomes are those of machine/outcome.ts.
 import { formatDiagnosis } from '../machine/doctor/diagnosis.js';
 import { exitStatus, type Outcome } from '../machine/outcome.js';
-import type { EndReport } from './protocol.js';
+import type { EndReport, ServerMessage } from './protocol.js';
 
 const STOPPED = { host: 'The machine was stopped', timeout: 'The time was over', abort: 'The machine was stopped' };
 
@@ -22,7 +22,15 @@ function titleOf(outcome: Outcome): string {
   }
 }
 
-export function endReport(outcome: Outcome): EndReport {
+/** What a page is told at the end: how it was, and of a failure the registers that the vCPUs had. */
+export function lastWords(outcome: Outcome): readonly ServerMessage[] {
+  const ended: ServerMessage = { type: 'ended', report: endReport(outcome) };
+  const states = outcome.kind === 'failed' ? outcome.vcpus.filter((state) => state !== undefined) : [];
+  if (states.length === 0) return [ended];
+  return [{ type: 'processors', states, code: states.map(({ code }) => code.instructions) }, ended];
+}
+
+function endReport(outcome: Outcome): EndReport {
   const details =
     outcome.kind === 'failed' && outcome.diagnosis !== undefined ? formatDiagnosis(outcome.diagnosis) : [];
   return {

@@ -4,7 +4,7 @@ import { System } from '../kvm/system.js';
 import { debugFacilities } from '../machine/host-quirks.js';
 import type { Vm } from '../machine/vm.js';
 import { ControlRefusal, Controls, stepLimit } from './controls.js';
-import { endReport } from './end-report.js';
+import { lastWords } from './end-report.js';
 import { MachineView } from './machine-view.js';
 import { servePage, type PageClient, type PageHandlers, type PageServer } from './page-server.js';
 import type { Hello, MachineState, PageRequest, ServerMessage } from './protocol.js';
@@ -40,7 +40,7 @@ export async function openExplorer(vm: Vm, options: ExploreOptions = {}): Promis
     throw new Error('explore: gdb may stop and step the machine, so the page cannot; create it without gdb');
   const session = new LiveSession(vm, options);
   const server = await servePage(options.port ?? 0, session);
-  void vm.outcome.then((outcome) => session.end({ type: 'ended', report: endReport(outcome) }));
+  void vm.outcome.then((outcome) => session.end(lastWords(outcome)));
   return new OpenExplorer(server, session);
 }
 
@@ -77,7 +77,7 @@ class LiveSession implements PageHandlers {
   #timer: NodeJS.Timeout | undefined;
   #looks = 0;
   #told = '';
-  #ended: ServerMessage | undefined;
+  #ended: readonly ServerMessage[] | undefined;
   readonly #print = (bytes: Buffer): void => this.#onOutput(bytes);
 
   constructor(vm: Vm, options: ExploreOptions) {
@@ -100,7 +100,7 @@ class LiveSession implements PageHandlers {
     client.send({ type: 'tick', at: performance.now(), vcpus: this.#view.counters(), fields: this.#view.allFields() });
     client.send(this.#stateMessage());
     this.#clients.add(client);
-    if (this.#ended !== undefined) client.send(this.#ended);
+    if (this.#ended !== undefined) for (const message of this.#ended) client.send(message);
     else if (this.#vm.state === 'paused') void this.#sendProcessors([client]);
     if (this.#timer === undefined && this.#ended === undefined) {
       this.#view.lookAgain();
@@ -126,13 +126,13 @@ class LiveSession implements PageHandlers {
   }
 
   /** The last look, and how it ended. */
-  end(message: ServerMessage): void {
+  end(messages: readonly ServerMessage[]): void {
     this.#look();
     this.#looks = 0;
     this.#broadcast({ type: 'latencies', rows: this.#view.latencies.rows() });
     this.#rest();
-    this.#ended = message;
-    this.#broadcast(message);
+    this.#ended = messages;
+    for (const message of messages) this.#broadcast(message);
   }
 
   close(): void {
@@ -235,7 +235,8 @@ class LiveSession implements PageHandlers {
       const processors = await this.#view.processors();
       for (const client of clients) client.send(processors);
     } catch {
-      // It went on, or ended, meanwhile.
+      // It went on, or ended, meanwhile; or a vCPU is not parked yet, and the next look asks again.
+      this.#told = '';
     }
   }
 

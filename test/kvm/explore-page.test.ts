@@ -157,6 +157,9 @@ describe.skipIf(cannot)(`the page${missing === undefined ? '' : `: ${missing}`}`
     await banner.getByText('What the boot doctor says').waitFor();
     expect(await page.getByRole('button', { name: 'Pause' }).isDisabled()).toBe(true);
     expect(await overflows(page)).toEqual([]);
+    // The registers as they were then.
+    await page.getByRole('tab', { name: 'Processor' }).click();
+    await page.locator('.instruction.now').getByText('ud2').waitFor();
     await close();
     await banner.getByText('what is shown here is the last that was seen').waitFor();
   });

@@ -16,6 +16,8 @@ const INCL = LOAD + 7;
 const JMP = LOAD + 14;
 /** Protected mode: prints what it reads on COM1. */
 const ECHOES = Buffer.from('66bafd03eca80174fb66baf803eceeebef', 'hex');
+/** Protected mode: mov $0x510,%dx; in %dx,%eax; jmp to the in. */
+const READS_SLOWLY = Uint8Array.of(0x66, 0xba, 0x10, 0x05, 0xed, 0xeb, 0xfd);
 /** jmp to itself: no exit, ever. */
 const SPINS = Uint8Array.of(0xeb, 0xfe);
 /** mov $3,%al; out %al,$0xf4 */
@@ -114,6 +116,17 @@ describe.skipIf(noKvm)('explore', () => {
     await page.next('state', ({ state }) => state === 'running');
     const before = vm.memory.readU32(0x600);
     await page.until(() => vm.memory.readU32(0x600) !== before, 'the guest to go on');
+  });
+
+  it('shows the registers of a vCPU that is still at an exit when the machine is told to pause', async () => {
+    const module = new URL('../support/devices/slow.js', import.meta.url);
+    // The page looks twice before the vCPU has come to a stop.
+    await using it = await explored(READS_SLOWLY, { entry: 'protected', devices: [{ module }] });
+    const { vm, page } = it;
+    await vm.start();
+    await page.next('tick', ({ vcpus }) => (vcpus[0]?.entries ?? 0) > 0);
+    const processors = await stopped(page, () => page.send({ type: 'pause' }));
+    expect(processors.states[0]).toMatchObject({ mode: 'protected', codeBits: 32 });
   });
 
   it('"step one exit": serves one exit, completes it, and stands still behind it', async () => {

@@ -124,7 +124,8 @@ export class ProcessorPanel {
   }
 
   #nothing(): string {
-    if (this.#state === 'ended' || this.#state === 'ending') return 'The machine has ended.';
+    if (this.#state === 'ended' || this.#state === 'ending')
+      return 'The machine has ended, and its registers are gone.';
     return 'Pause the machine (P or F8) to see its registers, its code and its page tables.';
   }
 

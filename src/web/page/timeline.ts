@@ -286,7 +286,7 @@ export class Timeline {
       context.fillRect(Math.round(left), AXIS - 4, 1, height - AXIS);
       context.fillStyle = colour('ink-2');
       const label = label10(at, step);
-      if (left + context.measureText(label).width < width) context.fillText(label, left + 3, AXIS - 7);
+      if (left + context.measureText(label).width + 8 < width) context.fillText(label, left + 3, AXIS - 7);
     }
   }
 
