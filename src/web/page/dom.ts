@@ -32,11 +32,18 @@ export function found<T extends HTMLElement>(id: string, kind: new () => T): T {
   return element;
 }
 
+/** Of the present theme: the browser takes long to say what a property comes to, and is asked for each thing drawn. */
+const colours = new Map<string, string>();
+
 /** The colour that a custom property stands for in the present theme. */
 export function colour(name: string): string {
+  const known = colours.get(name);
+  if (known !== undefined) return known;
   const probe = byId('probe');
   probe.style.color = `var(--${name})`;
-  return getComputedStyle(probe).color;
+  const computed = getComputedStyle(probe).color;
+  colours.set(name, computed);
+  return computed;
 }
 
 /** Series of a chart, in the order in which they are given out; the colours are those of page.css. */
@@ -54,6 +61,7 @@ export function onTheme(paint: () => void): void {
 }
 
 export function themeChanged(): void {
+  colours.clear();
   for (const paint of painters) paint();
 }
 

@@ -11,6 +11,8 @@ const POINTS_MAX = 600;
 const ROWS_MAX = 60;
 /** Rates are those of the last two seconds: a look every fifth of one is too short for a steady number. */
 const RATE_LOOKS = 10;
+/** Nobody reads a table that changes more often than every so many looks. */
+const TABLE_LOOKS = 3;
 
 export class ExitsPanel {
   readonly handlers: Handlers;
@@ -24,6 +26,7 @@ export class ExitsPanel {
   #series = new Map<string, number[]>();
   #plot: uPlot | undefined;
   #start = 0;
+  #looks = 0;
 
   constructor(onTotals: (totals: Totals) => void) {
     byId('tab-exits').append(this.#chartHost, this.#legend, this.#tableHost);
@@ -50,7 +53,7 @@ export class ExitsPanel {
         const before = this.#ticks[0] as Tick;
         onTotals(totalsOf(before, tick, this.#hello?.tscKhz ?? 1));
         if (!isFirst) this.#plotTick(this.#ticks.at(-2) as Tick, tick);
-        this.#table(before, tick);
+        if (isFirst || ++this.#looks % TABLE_LOOKS === 0) this.#table(before, tick);
       },
       recording: ({ summary }) => this.#recording(summary),
     };

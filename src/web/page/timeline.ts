@@ -229,17 +229,34 @@ export class Timeline {
     context.rect(GUTTER, 0, area, height);
     context.clip();
     if (this.#summary !== undefined && !this.#isWhole) this.#density(context, x);
-    else for (const row of this.#rows) this.#exit(context, row, x);
+    else this.#exits(context, x);
     context.restore();
     this.#showLegend();
   }
 
-  #exit(context: CanvasRenderingContext2D, row: ExitRow, x: (ms: number) => number): void {
-    const start = x(this.#ms(row.exited));
-    const end = row.served < 0 ? start : x(this.#ms(row.exited + row.served));
-    if (end < GUTTER || start > this.#canvas.clientWidth) return;
+  #exits(context: CanvasRenderingContext2D, x: (ms: number) => number): void {
+    const from = this.#view.from * this.#khz;
+    const to = this.#view.to * this.#khz;
+    /** By vCPU: the column of pixels of the last exit that was less than one wide. Another one there would not be seen. */
+    const columns = Array.from({ length: this.#cpus }, () => -1);
+    for (const row of this.#rows) {
+      const { vcpu, entered, exited, served } = row;
+      if (exited + Math.max(served, 0) < from || entered > to) continue;
+      const start = x(this.#ms(exited));
+      const end = served < 0 ? start : x(this.#ms(exited + served));
+      const column = Math.floor(end);
+      if (column === columns[vcpu]) continue;
+      columns[vcpu] = column;
+      this.#exit(context, row, { entered: x(this.#ms(entered)), start, end });
+    }
+  }
+
+  #exit(
+    context: CanvasRenderingContext2D,
+    row: ExitRow,
+    { entered, start, end }: { readonly entered: number; readonly start: number; readonly end: number },
+  ): void {
     const y = AXIS + row.vcpu * LANE + 4;
-    const entered = x(this.#ms(row.entered));
     // Time in the guest and in the kernel, where it can be seen.
     if (start - entered > 2) {
       context.fillStyle = colour('guest');
