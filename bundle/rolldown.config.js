@@ -20,7 +20,7 @@ function entry(input, folder, starter) {
     input: { main: `dist/src/${input}.js` },
     platform: 'node',
     // The lessons stay as they are: they use the library by its name, as a reader's program does.
-    external: [/^node:/, 'koffi', 'iced-x86', 'microvisor', /guests\/ladder\//],
+    external: [/^node:/, 'koffi', 'iced-x86', 'ws', 'microvisor', /guests\/ladder\//],
     // Left as they are written: relative to a place as deep as their own.
     makeAbsoluteExternalsRelative: false,
     plugins: [
@@ -51,6 +51,30 @@ function wrap(_options, bundle) {
     }
 }
 
+/** The explorer's page, whole: a browser has no network to fetch the rest from. Served by src/web/page-server.ts. */
+const page = {
+  input: { page: 'dist/src/web/page/main.js' },
+  platform: 'browser',
+  plugins: [
+    {
+      name: 'page',
+      generateBundle: emit(() => ({
+        'index.html': read('../src/web/page/index.html'),
+        'page.css': [
+          read('../node_modules/@xterm/xterm/css/xterm.css'),
+          read('../node_modules/uplot/dist/uPlot.min.css'),
+          read('../src/web/page/page.css'),
+        ].join('\n'),
+      })),
+    },
+  ],
+  output: { dir: 'dist/web', format: 'esm', entryFileNames: '[name].js', minify: true },
+};
+
+function read(name) {
+  return readFileSync(new URL(name, import.meta.url), 'utf8');
+}
+
 function emit(files) {
   return function (_options, bundle) {
     for (const [fileName, source] of Object.entries(files(bundle))) this.emitFile({ type: 'asset', fileName, source });
@@ -58,6 +82,7 @@ function emit(files) {
 }
 
 export default [
+  page,
   entry(
     'cli/main',
     'command',

@@ -85,9 +85,10 @@ export function vmConfig(request: RunRequest, surroundings: Surroundings): VmCon
   };
 }
 
-/** A kernel of one's own is one that may fail: its last exits are kept for the boot doctor. */
-function traceOf({ trace, kernel }: RunRequest): Pick<VmConfig, 'trace'> {
+/** The explorer shows a timeline. A kernel of one's own is one that may fail: its last exits are kept for the boot doctor. */
+function traceOf({ trace, explore, kernel }: RunRequest): Pick<VmConfig, 'trace'> {
   if (trace !== undefined) return { trace: RECORDED_EXITS };
+  if (explore !== undefined) return { trace: true };
   return kernel === undefined ? {} : { trace: REMEMBERED_EXITS };
 }
 

@@ -20,6 +20,7 @@ export function runRestored({ directory, verify, clock, run }: RestoreRequest): 
         ...(nets === undefined ? {} : { nets }),
         ...(mergeable === undefined ? {} : { mergeable }),
         ...(hugePages === undefined ? {} : { hugePages }),
+        ...(run.explore === undefined ? {} : { trace: true }),
         ...(command === undefined ? {} : { exec: { argv: command } }),
       }),
     );

@@ -23,6 +23,7 @@ const SHARED_OPTIONS = [
   '--net',
   '--mergeable',
   '--huge-pages',
+  '--explore',
   '--timeout',
   '--report',
   '--verbose',

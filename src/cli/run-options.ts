@@ -46,6 +46,8 @@ export interface RunRequest {
   /** Port or path of a socket. */
   readonly gdb?: number | string;
   readonly wait?: boolean;
+  /** Port of the explorer's page; 0 for any. */
+  readonly explore?: number;
   /** Program and arguments to run in the default guest. */
   readonly command?: readonly string[];
 }
@@ -69,6 +71,7 @@ export const NUMBER_ROWS = {
   cpus: { option: '--cpus', unit: '', form: 'whole', low: 1, high: 32, example: '--cpus 2' },
   // Address 0 holds the interrupt vectors in real mode and is no place for an image in the others.
   load: { option: '--load', unit: '', form: 'address', low: 1, high: 2 ** 48 - 1, example: '--load 0x7c00' },
+  explore: { option: '--explore', unit: '', form: 'whole', low: 1, high: 65_535, example: '--explore 8080' },
   gdb: { option: '--gdb', unit: '', form: 'whole', low: 1, high: 65_535, example: '--gdb 1234' },
   timeout: {
     option: '--timeout',
@@ -266,6 +269,12 @@ export const OPTION_ROWS: readonly OptionRow[] = [
     parse: () => ({ wait: true }),
   },
   {
+    flags: '--explore [PORT]',
+    help: 'open a page on this machine that shows the VM and steers it, and print its address (default: any port)',
+    group: 'run',
+    parse: (value) => ({ explore: value === '' ? 0 : parseNumber(NUMBER_ROWS.explore, value) }),
+  },
+  {
     flags: '--trace <FILE>',
     help: 'record every exit there, for microvisor trace FILE; it costs each exit a little',
     group: 'run',
@@ -299,8 +308,8 @@ const isFlat = (options: Partial<Options>): boolean => FLAT_ENTRIES.some((entry)
  * later runs.
  */
 export function needsBoot(options: Partial<Options>): boolean {
-  const { kernel, initrd, cmdline, console, snapshotAt, gdb, trace, verbose, mergeable, hugePages } = options;
-  const isOwn = [kernel, initrd, cmdline, snapshotAt, gdb, trace, verbose, mergeable, hugePages].some(
+  const { kernel, initrd, cmdline, console, snapshotAt, gdb, explore, trace, verbose, mergeable, hugePages } = options;
+  const isOwn = [kernel, initrd, cmdline, snapshotAt, gdb, explore, trace, verbose, mergeable, hugePages].some(
     (given) => given !== undefined,
   );
   const { disks = [], nets = [] } = options;
@@ -332,8 +341,8 @@ const CONFLICT_ROWS: readonly ConflictRow[] = [
     option: '--warm',
     found: (options) => options.warm === true && needsBoot(options),
     problem:
-      'is for the default guest without --initrd, --cmdline, --disk, --net, --console file or null, --gdb, --trace, ' +
-      '--snapshot-at, --verbose, --mergeable or --huge-pages; leave it or them out',
+      'is for the default guest without --initrd, --cmdline, --disk, --net, --console file or null, --gdb, --explore, ' +
+      '--trace, --snapshot-at, --verbose, --mergeable or --huge-pages; leave it or them out',
   },
   {
     option: '--entry',
@@ -352,6 +361,11 @@ const CONFLICT_ROWS: readonly ConflictRow[] = [
     option: '--wait',
     found: ({ wait, gdb }) => wait === true && gdb === undefined,
     problem: 'waits for gdb; add --gdb PORT or --gdb SOCKET',
+  },
+  {
+    option: '--explore',
+    found: ({ explore, gdb }) => explore !== undefined && gdb !== undefined,
+    problem: 'and --gdb both stop and step the guest; leave one of them out',
   },
   {
     option: '--guest',

@@ -1,5 +1,6 @@
 // One `microvisor run`: prepares, starts, connects, waits, reports. The heavy half of the verb, loaded when it runs.
 // Our own; statuses as in the README: 0, COMMAND's, debug-exit, 2, 124, 125, 128+n.
+import { basename } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ImageFormat } from '../boot/request.js';
 import type { Diagnosis } from '../machine/doctor/diagnosis.js';
@@ -21,9 +22,10 @@ import {
 } from './guest-streams.js';
 import { openReportFile, type ReportFile } from './report-file.js';
 import { needsBoot, type RunHooks, type RunRequest } from './run-options.js';
-import { Saver, watchForLine } from './saver.js';
+import { DEFAULT_FOLDER, Saver, watchForLine } from './saver.js';
 import { describeError, printable, say } from './sentence.js';
 import { dieOf, signalStatus, watchSignals, type EndingSignal } from './signals.js';
+import type { Explorer } from '../web/explore.js';
 import { openOutput } from './trace-output.js';
 import { terminalSize, watchTerminalSize } from './terminal.js';
 import { UsageError } from './usage-error.js';
@@ -77,6 +79,7 @@ export async function runMachine(request: RunRequest, make: (hooks: RunHooks) =>
   let signal: EndingSignal | undefined;
   let crashed = false;
   let vm: Vm | undefined;
+  let explorer: Explorer | undefined;
   let stalled: Diagnosis | undefined;
   // No thread that hangs may keep the process: a signal ends all of them.
   const endWithin = (deadline: number, last: NodeJS.Signals): void => {
@@ -108,15 +111,17 @@ export async function runMachine(request: RunRequest, make: (hooks: RunHooks) =>
         void sayStall(diagnosis);
       },
     });
+    if (request.explore !== undefined) explorer = await openPage(vm, request);
     const recording = traceFd === undefined ? undefined : await startRecording(vm, traceFd, request);
     const status = await runToEnd(vm, request, consoleFile, connections);
     recording?.();
+    await explorer?.close();
     if (signal !== undefined) return writeReport(report, vm, stalled, { signal, status: signalStatus(signal) });
     return writeReport(report, vm, stalled, { status: crashed ? VM_FAILED : status });
   } catch (error) {
     // What was going on was given up because of the signal.
     if (signal !== undefined) return { signal, status: signalStatus(signal) };
-    if (vm === undefined) throw error;
+    if (vm === undefined || error instanceof UsageError) throw error;
     onCrash(error);
     return { status: VM_FAILED };
   } finally {
@@ -181,6 +186,20 @@ async function runToEnd(
   if (isBrokenPipe(broken)) return SIGPIPE_STATUS;
   say(`the guest's output cannot be written (${broken.code ?? broken.message}); the VM was stopped`);
   return VM_FAILED;
+}
+
+/** @throws UsageError for a port that cannot be had; the VM has been stopped then */
+async function openPage(vm: Vm, request: RunRequest): Promise<Explorer> {
+  const { openExplorer } = await import('../web/explore.js');
+  const { explore = 0, snapshot = DEFAULT_FOLDER, kernel } = request;
+  const name = kernel === undefined ? 'the default guest' : basename(kernel);
+  const options = { port: explore, snapshotFolder: snapshot, name };
+  const explorer = await openExplorer(vm, options).catch(async (error: Error) => {
+    await vm.stop();
+    throw new UsageError('--explore', error.message);
+  });
+  say(`the explorer is at ${explorer.url}`);
+  return explorer;
 }
 
 /** @returns what ends it and says what was recorded */

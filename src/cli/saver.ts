@@ -4,7 +4,7 @@ import type { Readable } from 'node:stream';
 import type { Vm } from '../machine/vm.js';
 import { describeError, sayRaw } from './sentence.js';
 
-const DEFAULT_FOLDER = 'microvisor-snapshot';
+export const DEFAULT_FOLDER = 'microvisor-snapshot';
 /** What a line has beyond this is not looked at: a guest may print without a newline for ever. */
 const LONGEST_LINE = 4096;
 

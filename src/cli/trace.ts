@@ -7,17 +7,26 @@ const AFTER_HELP = `
 Examples:
   microvisor run --trace boot.trace -- true
   microvisor trace boot.trace
+  microvisor trace boot.trace --explore             a timeline to look around in; /dev/kvm is not needed
   microvisor trace boot.trace --chrome boot.json    open it at https://ui.perfetto.dev or in chrome://tracing
 `;
 const DEFAULT_COLUMNS = 80;
+
+interface Options {
+  readonly chrome?: string;
+  readonly json?: true;
+  /** True without a port. */
+  readonly explore?: string | true;
+}
 
 export const define: DefineVerb = (command, { end }) => {
   command
     .argument('<FILE>', 'a trace that microvisor run --trace FILE has written')
     .option('--chrome <FILE>', 'write it in the Trace Event Format instead')
     .option('--json', 'print the summary as JSON')
+    .option('--explore [PORT]', 'show it on a page of this machine, and print its address; Ctrl-C ends it')
     .addHelpText('after', AFTER_HELP)
-    .action(async (file: string, options: { readonly chrome?: string; readonly json?: true }) => {
+    .action(async (file: string, options: Options) => {
       const { TraceFile, TraceFileError } = await import('../machine/trace/trace-format.js');
       let trace;
       try {
@@ -29,6 +38,10 @@ export const define: DefineVerb = (command, { end }) => {
       }
       using opened = trace;
       const records = () => opened.records();
+      if (options.explore !== undefined) {
+        const { showRecording } = await import('./trace-page.js');
+        return end(await showRecording(opened, file, options));
+      }
       if (options.chrome === undefined) {
         const { summarize } = await import('../machine/trace/trace-summary.js');
         const { formatSummary, TIMELINE_PARTS } = await import('./trace-text.js');

@@ -89,8 +89,9 @@ function connectExec(
   return exec;
 }
 
-/** @throws RangeError for a command that the guest would not take; Error when it has a command or a shell already */
-export function startTask(exec: ExecChannel, wanted: ExecRequest | ShellRequest): void {
+/** @throws RangeError for a command that the guest would not take; Error when it has no agent, or a task already */
+export function startTask(exec: ExecChannel | undefined, wanted: ExecRequest | ShellRequest): void {
+  if (exec === undefined) throw new Error("the guest was not booted for commands; create it with exec: 'later'");
   if (!('shell' in wanted)) exec.start(wanted);
   else exec.startShell(wanted.shell === true ? undefined : wanted.shell);
 }

@@ -2,6 +2,7 @@
 // The fields are those of the register file, by the names that the device's own table gives them.
 import { EventFdIrqLine, UNCONNECTED, type IrqLine } from '../devices/irq-line.js';
 import type { Field, FieldRows, FieldsOf, RegisterFile } from '../devices/register-file.js';
+import type { RegisterHandler } from '../devices/register-table.js';
 import type { EventFd } from '../kvm/event-fd.js';
 import type { Board } from './board.js';
 import type { TraceDevice } from './trace/trace-format.js';
@@ -50,6 +51,12 @@ function lineOf(irqFd: () => EventFd | undefined): IrqLine {
 /** Where the devices lie, in ascending order, ports before MMIO. */
 export function deviceMap({ pio, mmio }: Board): readonly TraceDevice[] {
   const rows = (space: 'port' | 'mmio', { handlers }: Board['pio']) =>
-    handlers.map(({ base, length, name }) => ({ space, base, length, name }));
+    handlers.map(({ base, length, name, handler }) => ({
+      space,
+      base,
+      length,
+      name,
+      ...('registers' in handler ? { registers: (handler as RegisterHandler).registers } : {}),
+    }));
   return [...rows('port', pio), ...rows('mmio', mmio)];
 }

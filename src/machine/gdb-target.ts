@@ -24,8 +24,8 @@ export interface DebuggedMachine {
   readonly facilities: DebugFacilities;
   /** Stops every vCPU; the machine's owner cannot resume it until `release`. Resolves when all are parked. */
   hold(): Promise<void>;
-  /** Lets these vCPUs run, once the machine has been started. */
-  release(indices: readonly number[]): Promise<void>;
+  /** Lets these vCPUs run, once the machine has been started; those of `toExit` until one exit has been served. */
+  release(indices: readonly number[], toExit?: readonly number[]): Promise<void>;
   kill(): void;
 }
 
@@ -64,7 +64,9 @@ export class MachineTarget implements GdbTarget {
       await thread.call('kvmclockCtrl').catch(() => undefined);
     }
     const stopped = new Promise<GdbStop>((resolve) => (this.#onStop = resolve));
-    await this.machine.release([...actions.keys()]);
+    // An instruction that exits is at its end when that has been served: KVM's emulator forgets then that it is to stop.
+    const toExit = [...actions].flatMap(([index, action]) => (action === 'continue' ? [] : [index]));
+    await this.machine.release([...actions.keys()], toExit);
     const stop = await stopped;
     if (stop.kind !== 'ended') await this.machine.hold();
     return stop;

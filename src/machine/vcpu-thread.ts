@@ -85,9 +85,10 @@ export class VcpuThread {
     return this.#ready;
   }
 
-  run(): void {
+  /** @param isToExit until one exit has been served: onDebugStop says so */
+  run(isToExit = false): void {
     this.#isParked = false;
-    this.#command(COMMAND.RUN);
+    this.#command(isToExit ? COMMAND.RUN_TO_EXIT : COMMAND.RUN);
   }
 
   /** Resolves when the vCPU is parked (or its thread has ended). */

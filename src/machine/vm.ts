@@ -3,10 +3,8 @@
 import type { Readable, Writable } from 'node:stream';
 import type { ClosureBack } from '../devices/closure-back.js';
 import type { FieldRows } from '../devices/register-file.js';
-import { advise } from '../kvm/host-memory.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { DebugFacilities } from '../vcpu/gdb/points.js';
-import { closeBoardFds } from './board.js';
 import { allConsoles, panicLine, startTask, type ConsoleSize, type Consoles, type ConsoleStreams } from './consoles.js';
 import type { Diagnosis } from './doctor/diagnosis.js';
 import type { DoctorSources } from './doctor/examine.js';
@@ -16,7 +14,9 @@ import { watchForHalt } from './halt-watch.js';
 import { judge, type Cause } from './judge.js';
 import type { ExecRequest, ForkOptions, ShellRequest } from './config.js';
 import type { GdbServer } from './gdb-server.js';
+import { inspectMachine, type InspectedMachine } from './inspected-machine.js';
 import type { Machine } from './machine.js';
+import { releaseMachine } from './release.js';
 import type { Marks } from './marks.js';
 import { exitStatus, type Outcome } from './outcome.js';
 import { reportMachine, type VmReport } from './report.js';
@@ -156,8 +156,7 @@ export class Vm implements AsyncDisposable {
     await Promise.all(this.#parts.threads.map((thread) => thread.call('kvmclockCtrl').catch(() => undefined)));
     if (this.#state !== 'paused') return;
     this.#parts.marks.set('firstRun');
-    if (this.#isHeld) this.#releaseDevices();
-    this.#run();
+    this.#go([...this.#parts.threads.keys()]);
   }
 
   /**
@@ -202,9 +201,7 @@ export class Vm implements AsyncDisposable {
    * @throws Error when the guest has no agent, or its command already; RangeError for a command that it would not take
    */
   execute(task: ExecRequest | ShellRequest): void {
-    const { exec } = this.#parts.consoles;
-    if (exec === undefined) throw new Error("the guest was not booted for commands; create it with exec: 'later'");
-    startTask(exec, task);
+    startTask(this.#parts.consoles.exec, task);
   }
 
   /**
@@ -275,6 +272,15 @@ export class Vm implements AsyncDisposable {
     return deviceHandle<R>(name, { registers: board.registers, user, irqFd });
   }
 
+  /** For a debugger or an explorer in this process: the vCPUs' threads, and every register of every device, live. */
+  inspect(): InspectedMachine {
+    return inspectMachine(this.#parts, {
+      hold: () => this.pause(),
+      release: async (...which) => (this.#state === 'paused' ? this.#go(...which) : undefined),
+      kill: () => void this.stop(),
+    });
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
   }
@@ -286,35 +292,39 @@ export class Vm implements AsyncDisposable {
     this.#halt = watchForHalt(threads, () => void this.#finish({ kind: 'halted' }, true));
   }
 
+  // Only where all of them run on is a halt of the machine one.
+  #go(indices: readonly number[], toExit: readonly number[] = []): void {
+    if (this.#isHeld) this.#releaseDevices();
+    if (indices.length === this.#parts.threads.length && toExit.length === 0) return this.#run();
+    this.#state = 'running';
+    for (const index of indices) this.#parts.threads[index]?.run(toExit.includes(index));
+  }
+
   #releaseDevices(): void {
     this.#isHeld = false;
     if (this.#state === 'paused') releaseDevices(this.#parts);
   }
 
   #admitDebugger(): void {
-    const { gdb, threads, memory } = this.#parts;
+    const { gdb, threads } = this.#parts;
     if (gdb === undefined) return;
     const started = new Promise<void>((resolve) => (this.#started = resolve));
     gdb.server.serve({
-      threads,
-      memory,
+      ...this.inspect(),
       facilities: gdb.facilities,
       hold: async () => {
         this.#isDebugged = true;
         if (this.#state === 'running') await this.pause();
         else await Promise.all(threads.map((thread) => thread.park()));
       },
-      release: async (indices) => {
+      release: async (indices, toExit) => {
         const isAll = indices.length === threads.length;
         if (!isAll) await started;
         if (this.#state === 'created') this.#isDebugged = false;
         if (this.#state !== 'paused') return;
         this.#isDebugged = false;
-        if (isAll) return this.#run();
-        this.#state = 'running';
-        for (const index of indices) threads[index]?.run();
+        this.#go(indices, toExit);
       },
-      kill: () => void this.stop(),
     });
   }
 
@@ -380,19 +390,10 @@ export class Vm implements AsyncDisposable {
     consoles.exec?.close();
     await Promise.all(this.#parts.backs.map((back) => back.close()));
     await this.#parts.gdb?.server.close(exitStatus(outcome));
-    this.#release();
+    releaseMachine(this.#parts);
     marks.set('ended');
     this.#state = 'ended';
     this.#outcome = outcome;
     this.#resolve(outcome);
-  }
-
-  #release(): void {
-    const { kvm, fds, memory, restored } = this.#parts;
-    kvm.close();
-    closeBoardFds(fds);
-    // Dropped WebAssembly memories wait for the collector; their pages need not.
-    if (restored !== undefined) restored.mapped.release();
-    else for (const { bytes } of memory.regions) advise(bytes, 'DONTNEED');
   }
 }

@@ -34,6 +34,8 @@ export const VCPU_CALLS = {
   setMsrs: ({ fd }: CallTarget, entries: readonly MsrEntry[]) => fd.setMsrs(entries),
   /** Tells the guest's kvmclock that it was stopped, so that its watchdogs do not fire (KVM API 4.57). */
   kvmclockCtrl: ({ fd }: CallTarget) => fd.kvmclockCtrl(),
+  /** KVM API 4.64: queues a non-maskable interrupt, which the guest gets when it goes on. */
+  nmi: ({ fd }: CallTarget) => fd.nmi(),
   captureState: ({ fd, memory }: CallTarget) => captureState(fd, memory),
   getXsave: ({ fd }: CallTarget) => fd.getXsave(),
   setXsave: ({ fd }: CallTarget, area: Uint8Array) => fd.setXsave(area),

@@ -24,7 +24,8 @@ export const CONTROL_WORDS = 16;
 export const COMMAND_BITS = 4;
 export const COMMAND_MASK = (1 << COMMAND_BITS) - 1;
 
-export const COMMAND = { PARK: 0, RUN: 1, STOP: 2, STOP_AND_CAPTURE: 3 } as const;
+/** RUN_TO_EXIT: until one exit has been served; the vCPU waits then, as for a debugger. */
+export const COMMAND = { PARK: 0, RUN: 1, STOP: 2, STOP_AND_CAPTURE: 3, RUN_TO_EXIT: 4 } as const;
 
 export const LIVENESS = {
   /** Executing, or halted with interrupts enabled: something can still happen. */

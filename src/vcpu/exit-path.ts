@@ -107,7 +107,10 @@ export function createExitPath(parts: ExitPathParts): ExitPath {
     if ((untimed[0] as number) < 0) takeTime();
     if (isCoalesced && words[RING_FIRST] !== words[RING_LAST]) coalesced.drain();
     // A KVM_RUN that a kick ended is no exit of the guest's.
-    if (isTraced && failed[0] === 0) trace.exited();
+    if (isTraced) {
+      if (failed[0] === 0) trace.exited();
+      else trace.interrupted();
+    }
     const reason = words[REASON] as number;
     if (reason === IS_IO) {
       const port = halves[IO_PORT] as number;

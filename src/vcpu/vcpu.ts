@@ -98,6 +98,24 @@ export class Vcpu {
   }
 
   /**
+   * Runs the guest to its next exit, serves that, and completes it: see completePending.
+   * @returns why the guest cannot go on, or was kicked; undefined once the exit was served
+   * @throws as `run`
+   */
+  runToExit(): VcpuStop | undefined {
+    const { fd } = this;
+    const nextExit = this.#nextExit;
+    fd.untimed[0] = this.#counter === undefined && !this.#isTraced ? NEVER : -1;
+    this.#counter?.started(fd.now());
+    let stop: VcpuStop | undefined;
+    // A KVM_RUN that a signal ended had no exit.
+    do stop = nextExit();
+    while (stop === undefined && fd.lastErrno[0] !== 0);
+    this.#counter?.stopped(fd.now());
+    return stop ?? this.completePending();
+  }
+
+  /**
    * Completes a port or MMIO access that user space has served but KVM has not yet given to the guest, so that the
    * registers can be read from outside. KVM API 5: "the kernel will complete the operation only after re-entering".
    * An access of several parts (`rep outs`, MMIO across a page's end) has its other parts served as well.

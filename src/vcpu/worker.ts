@@ -89,7 +89,7 @@ function serve(served: Served, owner: Owner): VcpuStop {
     }
     // The debugger has seen it, and lets the guest go on, which it cannot.
     if (command !== COMMAND.PARK && failure !== undefined) return failure;
-    const stop = command === COMMAND.PARK ? park(served, owner) : vcpu.run();
+    const stop = (ACTIONS[command] ?? run)(served, owner);
     if (stop === undefined) continue;
     const event = debug.claim(stop);
     if (event === 'go-on') continue;
@@ -102,6 +102,23 @@ function serve(served: Served, owner: Owner): VcpuStop {
     if (stop.kind !== 'kicked') return stop;
   }
 }
+
+function run({ vcpu }: Served): VcpuStop {
+  return vcpu.run();
+}
+
+/** Runs until one exit has been served, and waits then. @returns why the guest cannot go on, or did not get so far */
+function runToExit(served: Served, owner: Owner): VcpuStop | undefined {
+  const stop = served.vcpu.runToExit();
+  if (stop === undefined) hold({ kind: 'stepped' }, served, owner);
+  return stop;
+}
+
+/** By command; without a row: run. */
+const ACTIONS: Readonly<Record<number, (served: Served, owner: Owner) => VcpuStop | undefined>> = {
+  [COMMAND.PARK]: park,
+  [COMMAND.RUN_TO_EXIT]: runToExit,
+};
 
 /** The owner hears of the device's request by itself; its answer says whether it wants the registers. */
 function awaitStop(owner: Owner): void {

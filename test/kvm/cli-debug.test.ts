@@ -5,6 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { microvisor, start } from '../support/cli.js';
+import { servePage } from '../../src/web/page-server.js';
+import { ExplorerClient } from '../support/explorer-client.js';
 import { gdbClient } from '../support/gdb-client.js';
 import { debugExit, SPIN, TRIPLE_FAULT } from '../support/flat-guests.js';
 import { noKvm } from '../support/kvm.js';
@@ -74,6 +76,46 @@ describe.skipIf(noKvm)('microvisor run, for those who look for a fault', () => {
     expect(await gdb.ask('vCont;c')).toBe('W03');
     expect((await run.ended).status).toBe(3);
     expect(existsSync(socket)).toBe(false);
+  });
+
+  it('--explore: prints the address of a page, which is gone with the machine', async () => {
+    const run = start(flat(SPIN, 'real', '--explore', '--timeout', '3'));
+    const url = /http:\/\/127\.0\.0\.1:\d+\/[\w-]{32}\//.exec(await run.seen('/\n'))?.[0] ?? '';
+    using page = await ExplorerClient.open(url);
+    expect(await page.next('hello', () => true, 0)).toMatchObject({ mode: 'live', name: 'guest.bin', isTraced: true });
+    const { report } = await page.next('ended');
+    expect(report).toMatchObject({ title: 'The time was over', details: ['Status 124'] });
+    expect(await page.closed).toBe(1001);
+    expect((await run.ended).status).toBe(124);
+  });
+
+  it('--explore: a port that is somebody’s, one that is none, and gdb beside it are refused, and nothing runs', async () => {
+    await using other = await servePage(0, { onOpen: () => {}, onRequest: () => {}, onClose: () => {} });
+    const { port } = new URL(other.url);
+    const taken = await microvisor(flat(SPIN, 'real', '--explore', port));
+    expect([taken.status, taken.stderr]).toEqual([
+      2,
+      `microvisor: --explore: the explorer cannot have port ${port} of 127.0.0.1 (EADDRINUSE); something else listens there; choose another\n`,
+    ]);
+    expect((await microvisor(flat(SPIN, 'real', '--explore', '70000'))).stderr).toMatch(/from 1 to 65535/);
+    expect((await microvisor(flat(SPIN, 'real', '--explore', '--gdb', '7000'))).stderr).toMatch(
+      /leave one of them out/,
+    );
+  });
+
+  it('trace FILE --explore: shows a recording until it is told to end', async () => {
+    const trace = join(directory, 'b.trace');
+    expect((await microvisor(flat(debugExit(1), 'real', '--trace', trace))).status).toBe(3);
+    const run = start(['trace', trace, '--explore']);
+    const url = /http:\S+/.exec(await run.seen('Ctrl-C ends it'))?.[0] ?? '';
+    using page = await ExplorerClient.open(url);
+    expect(await page.next('hello', () => true, 0)).toMatchObject({ mode: 'recording', name: 'b.trace' });
+    expect((await page.next('recording', () => true, 0)).summary.kinds).toContainEqual(
+      expect.objectContaining({ name: 'out 0xf4 debug-exit' }),
+    );
+    run.child.kill('SIGINT');
+    expect((await run.ended).signal).toBe('SIGINT');
+    expect((await microvisor(['trace', trace, '--explore', '--json'])).stderr).toMatch(/leave one of them out/);
   });
 
   it('--wait without --gdb, and a port that is none, are refused', async () => {

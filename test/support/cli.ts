@@ -16,8 +16,8 @@ export interface Ended {
 
 export interface Running {
   readonly child: ChildProcess;
-  /** Resolves when stderr or stdout holds `text`; rejects when the process ends before. */
-  readonly seen: (text: string) => Promise<void>;
+  /** Resolves with both when stderr or stdout holds `text`; rejects when the process ends before. */
+  readonly seen: (text: string) => Promise<string>;
   readonly ended: Promise<Ended>;
 }
 
@@ -56,12 +56,13 @@ export function start(words: readonly string[], options: StartOptions = {}): Run
       resolve({ status, signal, stdout: Buffer.concat(stdout), stderr: Buffer.concat(stderr).toString() }),
     );
   });
-  const seen = (text: string): Promise<void> =>
+  const seen = (text: string): Promise<string> =>
     new Promise((resolve, reject) => {
       const look = (): void => {
-        if (!Buffer.concat([...stdout, ...stderr]).includes(text)) return;
+        const said = Buffer.concat([...stdout, ...stderr]).toString();
+        if (!said.includes(text)) return;
         listeners.delete(look);
-        resolve();
+        resolve(said);
       };
       listeners.add(look);
       look();

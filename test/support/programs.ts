@@ -7,6 +7,7 @@ import { inPath, type Need } from '../../guests/linux/packages.js';
 const ROWS = {
   as: 'binutils',
   busybox: 'busybox-static',
+  chromium: 'chromium',
   debugfs: 'e2fsprogs',
   e2fsck: 'e2fsprogs',
   iasl: 'acpica-tools',

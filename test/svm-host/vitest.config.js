@@ -9,7 +9,8 @@ export default {
     include: ['dist/test/{kvm,linux}/**/*.test.js'],
     // The command's options, messages and terminal are the same on every host; test/linux has the command with a guest.
     // A benchmark measures QEMU here, and takes a third of all the time for it.
-    exclude: ['dist/test/kvm/{cli*,exits-bench}.test.js'],
+    // A page looks the same on every host, and a browser there would take minutes to draw it; explore.test.js has what it shows.
+    exclude: ['dist/test/kvm/{cli*,exits-bench,explore-page}.test.js'],
     pool: 'forks',
     maxWorkers: 1,
     testTimeout: 600_000,

@@ -1,6 +1,7 @@
 // A recorded trace as a file: a header in JSON, then one record of fixed size an exit. Little-endian throughout.
 // Our own format. It does not depend on how the ring in memory looks: a file outlives the version that wrote it.
 import { closeSync, openSync, readSync } from 'node:fs';
+import type { RegisterInfo } from '../../devices/register-table.js';
 import { defineStruct } from '../../memory/struct.js';
 import type { TracedAccess, TracedExit } from '../../vcpu/observe/trace-reader.js';
 
@@ -20,6 +21,8 @@ export interface TraceDevice {
   readonly base: number;
   readonly length: number;
   readonly name: string;
+  /** Absent where they have no names, and in files of earlier versions. */
+  readonly registers?: readonly RegisterInfo[];
 }
 
 /** An exit of a vCPU, or the sign that so many of its exits were lost there because nobody read them in time. */
@@ -122,10 +125,13 @@ export class TraceFile {
     }
   }
 
-  /** All records from the first on; of one vCPU in order. A last one that was cut off is left out. */
-  *records(): Generator<TraceRecord> {
+  /**
+   * All records from `first` on; of one vCPU in order. A last one that was cut off is left out.
+   * @param first how many are left out before
+   */
+  *records(first = 0): Generator<TraceRecord> {
     const bytes = Buffer.alloc(RECORDS_AT_ONCE * record.size);
-    for (let at = this.#recordsAt; ;) {
+    for (let at = this.#recordsAt + first * record.size; ;) {
       const has = readSync(this.fd, bytes, 0, bytes.length, at);
       const whole = Math.floor(has / record.size);
       for (let i = 0; i < whole; i++) yield decode(bytes, i * record.size);

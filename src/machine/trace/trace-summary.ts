@@ -43,7 +43,13 @@ export interface TraceSummary {
 const KINDS_MAX = 10_000;
 const OTHERS = 'others';
 
-export function summarize(header: TraceHeader, records: () => Iterable<TraceRecord>, parts: number): TraceSummary {
+/** @param nameExit what the kind of an exit is called */
+export function summarize(
+  header: TraceHeader,
+  records: () => Iterable<TraceRecord>,
+  parts: number,
+  nameExit: typeof exitName = exitName,
+): TraceSummary {
   const { first, last } = spanOf(records());
   const ms = (cycles: number): number => cycles / header.tscKhz;
   const nameDevice = deviceNames(header.devices);
@@ -72,7 +78,7 @@ export function summarize(header: TraceHeader, records: () => Iterable<TraceReco
       before.kind.totalMs += ms(served);
       before.kind.longestMs = Math.max(before.kind.longestMs, ms(served));
     }
-    const kind = kindOf(kinds, exitName(exit, nameDevice));
+    const kind = kindOf(kinds, nameExit(exit, nameDevice));
     kind.count++;
     previous.set(vcpu, { kind, exited: exit.exited });
     const part = last > first ? Math.min(Math.floor(((exit.exited - first) / (last - first)) * parts), parts - 1) : 0;
@@ -121,6 +127,23 @@ export function deviceNames(devices: readonly TraceDevice[]): DeviceNames {
     if (known.size < KINDS_MAX) known.set(key, name);
     return name;
   };
+}
+
+/** The register that an access meets, by the specification's name; undefined where it has none, or is in no device. */
+export function registerName(
+  devices: readonly TraceDevice[],
+  { space, address, isWrite }: Pick<TracedAccess, 'space' | 'address' | 'isWrite'>,
+): string | undefined {
+  const device = devices.find(
+    (each) => each.space === space && address >= each.base && address < each.base + each.length,
+  );
+  const offset = address - (device?.base ?? 0);
+  return device?.registers?.find(
+    (register) =>
+      offset >= register.offset &&
+      offset < register.offset + register.size &&
+      register.access !== (isWrite ? 'read' : 'write'),
+  )?.name;
 }
 
 const VERBS = { port: ['in', 'out'], mmio: ['read', 'write'], msr: ['rdmsr', 'wrmsr'] } as const;

@@ -5,8 +5,11 @@ import type { RegisterState } from './registers.js';
 /** Index of a vCPU; the protocol's thread number is one more, because 0 means any. */
 export type ThreadIndex = number;
 
-/** What a resumed thread is to do. A thread that is left out stays where it is. */
-export type ThreadAction = 'continue' | 'step';
+/**
+ * What a resumed thread is to do: `exit` runs until one exit has been served, for which gdb has no word. A thread that is
+ * left out stays where it is.
+ */
+export type ThreadAction = 'continue' | 'step' | 'exit';
 
 export type GdbStop =
   | {

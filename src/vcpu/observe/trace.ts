@@ -36,6 +36,8 @@ export function allocateTrace(records = DEFAULT_RECORDS): SharedArrayBuffer {
 export interface TraceRecorder {
   /** Before an exit is served, so that one which never ends is seen, too. */
   exited(): void;
+  /** A kick ended KVM_RUN: the exit that comes after it was entered to before, as far as anybody is concerned. */
+  interrupted(): void;
   /** After it was served: what a read gave is known now. */
   served(): void;
 }
@@ -53,6 +55,8 @@ export function createTraceRecorder(
   const mask = (ring.byteLength - HEADER) / RECORD - 1;
   const run = vcpu.run.i32;
   const { stamps } = vcpu;
+  // When KVM_RUN was first called since the last exit; 0 where no kick came in between. A variable would be a box.
+  const since = new Float64Array(1);
   let head = Atomics.load(words, HEAD);
   /** Word of the record being written at which the value belongs. */
   let value = 0;
@@ -70,7 +74,8 @@ export function createTraceRecorder(
       const byte = HEADER + (head & mask) * RECORD;
       const double = byte >> 3;
       const word = byte >> 2;
-      doubles[double] = stamps[0] as number;
+      doubles[double] = since[0] === 0 ? (stamps[0] as number) : (since[0] as number);
+      since[0] = 0;
       doubles[double + 1] = stamps[1] as number;
       words[word + 4] = run[REASON] as number;
       words[word + 6] = run[UNION] as number;
@@ -88,6 +93,9 @@ export function createTraceRecorder(
       // A plain store, which x86 puts behind those above as V8 does. Atomics.store would be a full barrier: it waits
       // until each line that this exit wrote has come from memory, and they are seldom in the cache.
       words[HEAD] = head;
+    },
+    interrupted() {
+      if (since[0] === 0) since[0] = stamps[0] as number;
     },
     served() {
       store();
