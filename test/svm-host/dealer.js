@@ -4,6 +4,7 @@ import { BaseSequencer } from 'vitest/node';
 
 const SECONDS = {
   'kvm/doctor': 98,
+  'kvm/explore': 40,
   'kvm/gdb': 42,
   'kvm/hardening': 20,
   'kvm/hostile-io': 67,
@@ -21,6 +22,7 @@ const SECONDS = {
   'linux/disk-guest': 60,
   'linux/net': 120,
   'linux/stock': 100,
+  'linux/testing': 80,
 };
 const SHORT = 8;
 
