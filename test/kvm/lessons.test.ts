@@ -107,17 +107,22 @@ describe.skipIf(noKvm)('the worked guests', () => {
     expect(result).toMatchObject({ errorCode: 2n, cr2: 0x4000_0000n, stored: 0x2a, entries: 3 });
   });
 
-  it('8: "Five interrupts come from the PIT through the PIC …, and five from the local APIC\'s own timer"', async () => {
-    const { printed, result } = (await run(8)) as Ran<TimersResult>;
-    expect(result).toMatchObject({ picBase: 0x20, apicVector: 0x30 });
-    for (const [name, { count, intervals }] of Object.entries({ PIT: result.pit, APIC: result.apic })) {
-      // On a slow host one more comes between IRETQ and CLI, as the README says.
-      expect(count).toBeGreaterThanOrEqual(5);
-      for (let tick = 1; tick <= count; tick++) expect(printed).toContain(`${name} tick ${tick}\n`);
-      // Five periods of 5 ms cannot pass in less than four, less what the first tick came late. Never an upper bound: speed.
-      expect(intervals.reduce((sum, ms) => sum + ms)).toBeGreaterThan(5);
-    }
-  });
+  // Ticks that a host without a processor to spare could not deliver come one after the other: KVM makes up for the PIT's.
+  it(
+    '8: "Five interrupts come from the PIT through the PIC …, and five from the local APIC\'s own timer"',
+    { retry: 3 },
+    async () => {
+      const { printed, result } = (await run(8)) as Ran<TimersResult>;
+      expect(result).toMatchObject({ picBase: 0x20, apicVector: 0x30 });
+      for (const [name, { count, intervals }] of Object.entries({ PIT: result.pit, APIC: result.apic })) {
+        // On a slow host one more comes between IRETQ and CLI, as the README says.
+        expect(count).toBeGreaterThanOrEqual(5);
+        for (let tick = 1; tick <= count; tick++) expect(printed).toContain(`${name} tick ${tick}\n`);
+        // Five periods of 5 ms cannot pass in less than four, less what the first tick came late. Never an upper bound: speed.
+        expect(intervals.reduce((sum, ms) => sum + ms)).toBeGreaterThan(5);
+      }
+    },
+  );
 
   it('9: "Two of them count to the same number together …, and each reports under its own APIC id"', async () => {
     const { result } = (await run(9)) as Ran<TwoCpusResult>;
