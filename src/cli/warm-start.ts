@@ -3,7 +3,7 @@
 // moment before the agent is told what to run: so a shell and every command share one, and each draws its own random
 // numbers, has the right time, and knows its terminal.
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { crc32 } from 'node:zlib';
 import { defaultCacheDirectory } from '../../guests/linux/cache.js';
@@ -102,8 +102,9 @@ class KeptSnapshot {
   }
 }
 
-/** What was compiled when: another build may give the guest other devices. */
-function buildOfMicrovisor(): string {
-  const { mtimeMs, size } = statSync(fileURLToPath(import.meta.url));
-  return `${mtimeMs} ${size}`;
+/** Of the code that runs, and not of when it was compiled: `npm start` compiles each time. Another one may have other devices. */
+function buildOfMicrovisor(): number {
+  const folder = dirname(fileURLToPath(import.meta.url));
+  const files = readdirSync(folder).filter((name) => name.endsWith('.js'));
+  return files.toSorted().reduce((sum, name) => crc32(readFileSync(join(folder, name)), sum), 0);
 }
