@@ -10,9 +10,11 @@ const ROWS = {
   chromium: 'chromium',
   debugfs: 'e2fsprogs',
   e2fsck: 'e2fsprogs',
+  gcc: 'gcc',
   iasl: 'acpica-tools',
   ip: 'iproute2',
   mke2fs: 'e2fsprogs',
+  'musl-gcc': 'musl-tools',
   passt: 'passt',
   tcpdump: 'tcpdump',
 } as const;
