@@ -27,8 +27,7 @@ export async function initrdWithWork(initrd: string, folder: string): Promise<st
 /** What the program writes into a block; as guest-work.c has it. */
 export function workBlock(block: number, sequence: number): Buffer {
   const words = new Uint32Array(WORK_BLOCK / 4);
-  for (let i = 2; i < words.length; i++)
-    words[i] = Math.imul(block, 2_654_435_761) ^ (Math.imul(sequence, 40_503) + i);
+  for (let i = 2; i < words.length; i++) words[i] = Math.imul(block, 2_654_435_761) ^ (Math.imul(sequence, 40_503) + i);
   words.set([block, sequence]);
   return Buffer.from(words.buffer);
 }
