@@ -9,6 +9,7 @@ import { crc32 } from 'node:zlib';
 import { defaultCacheDirectory } from '../../guests/linux/cache.js';
 import type { VmConfig } from '../machine/config.js';
 import { createVm } from '../machine/create-vm.js';
+import { checkCommand } from '../machine/exec-protocol.js';
 import { restoreVm } from '../machine/restore-vm.js';
 import { SnapshotError } from '../machine/snapshot/error.js';
 import type { Vm } from '../machine/vm.js';
@@ -22,6 +23,8 @@ const KEY_FILE = 'key';
 /** The VM of a warm run: restored, or about to boot. */
 export async function warmStart({ exec, ...config }: VmConfig, hooks: RunHooks): Promise<Vm> {
   if (exec === undefined || exec === 'later') throw new Error('only a guest with an agent has a warm start');
+  // Now, and not after a boot.
+  if (!('shell' in exec)) checkCommand(exec);
   // Nothing comes between a command and its output, so nothing is said of it.
   const tell = 'shell' in exec ? say : (): void => undefined;
   const place = new KeptSnapshot(config);

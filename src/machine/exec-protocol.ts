@@ -265,3 +265,8 @@ export class ExecEncoder {
     return Buffer.concat(frames);
   }
 }
+
+/** For who starts a command later than it is given. @throws RangeError for one that the guest would not take */
+export function checkCommand(command: ExecCommand): void {
+  new ExecEncoder().start(command);
+}

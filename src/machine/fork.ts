@@ -92,8 +92,7 @@ async function ownDisks(
       else {
         const copy = `${overlay}.fork-${Buffer.from(randomBytes(6)).toString('hex')}`;
         copies.push(copy);
-        // cp(1) leaves holes as they are, and shares blocks where the file system can.
-        await promisify(execFile)('cp', ['--reflink=auto', '--sparse=always', '--', overlay, copy]);
+        await copyOverlay(overlay, copy);
         own.push({ path, overlay: copy });
       }
     }
@@ -103,6 +102,11 @@ async function ownDisks(
   }
   // The id and the limits are the guest's and stay.
   return { disks: own.map((disk, index) => ({ ...idOf(disks[index]), ...disk })), forget };
+}
+
+/** By cp(1), which leaves holes as they are, and shares blocks where the file system can. */
+export async function copyOverlay(overlay: string, copy: string): Promise<void> {
+  await promisify(execFile)('cp', ['--reflink=auto', '--sparse=always', '--', overlay, copy]);
 }
 
 function idOf(disk: SavedConfig['disks'][number] | undefined): Partial<DiskConfig> {

@@ -1,14 +1,13 @@
 // A guest that is booted once, for as many tests as there are: each gets a machine that goes on from that moment.
 // RAM is mapped copy-on-write from one file, and each machine has overlays of its own, so no test sees another's traces.
-import { execFile } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import { prepareGuest, type GuestFlavour } from '../../guests/linux/prepare.js';
 import type { VmConfig } from '../machine/config.js';
 import { createVm } from '../machine/create-vm.js';
 import type { DiskConfig } from '../machine/device-config.js';
+import { copyOverlay } from '../machine/fork.js';
 import { restoreVm, type RestoreOptions } from '../machine/restore-vm.js';
 import type { Vm } from '../machine/vm.js';
 import { describe, Guest } from './guest.js';
@@ -119,8 +118,7 @@ export class Bench implements AsyncDisposable {
         if (overlay === undefined) disks.push(disk);
         else {
           disks.push({ ...disk, overlay: `${name}${index}` });
-          // cp(1) leaves holes as they are, and shares blocks where the file system can.
-          await promisify(execFile)('cp', ['--reflink=auto', '--sparse=always', '--', overlay, `${name}${index}`]);
+          await copyOverlay(overlay, `${name}${index}`);
         }
       }
       const vm = await restoreVm(join(this.#folder, 'snapshot'), { ...options, disks, clock: 'set' });

@@ -90,6 +90,21 @@ describe.skipIf(noKvm)('"With -- COMMAND… the default guest runs COMMAND"', ()
   );
 
   test(
+    '"status 2, nothing left running": a command longer than the guest takes is refused before a boot, kept snapshot or not',
+    async () => {
+      const word = 'a'.repeat(100_000);
+      for (const start of ['--cold', '--append=microvisor.test=long']) {
+        const end = await microvisor([...RUN, start, '--', 'echo', word, word]);
+        expect({ status: end.status, stderr: end.stderr }).toEqual({
+          status: 2,
+          stderr: "microvisor: the command's arguments take 200007 bytes; the guest takes 131072\n",
+        });
+      }
+    },
+    BOOT_MS,
+  );
+
+  test(
     'a command that is not there: 127, and somebody says so',
     async () => {
       const end = await microvisor([...RUN, '--', 'no-such-program', 'x']);
