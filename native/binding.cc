@@ -320,6 +320,11 @@ Napi::Value ThreadCpuNanoseconds(Info info) { return Napi::BigInt::New(info.Env(
 
 Napi::Value ThreadId(Info info) { return Result(info, mv_thread_id()); }
 
+// setTimeSlice(nanoseconds): 0 or -errno
+Napi::Value SetTimeSlice(Info info) {
+  return Result(info, mv_set_time_slice(Integer(info, 0, "the slice", kMaxSafeInteger)));
+}
+
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   const struct {
     const char *name;
@@ -367,6 +372,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
       {"advise", Advise},
       {"threadCpuNanoseconds", ThreadCpuNanoseconds},
       {"threadId", ThreadId},
+      {"setTimeSlice", SetTimeSlice},
   };
   for (const auto &row : functions) exports.Set(row.name, Napi::Function::New(env, row.function, row.name));
   exports.Set("enter", Napi::Value(env, EnterFunction(env)));

@@ -1,8 +1,9 @@
-// What the host offers beside KVM: advice on memory, a thread's processor time.
-// madvise(2), clock_gettime(2), gettid(2).
+// What the host offers beside KVM: advice on memory, a thread's processor time and its slice.
+// madvise(2), clock_gettime(2), gettid(2), sched_setattr(2).
 #include "host.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -35,3 +36,21 @@ int64_t mv_thread_cpu_nanoseconds(void) {
 }
 
 long mv_thread_id(void) { return syscall(SYS_gettid); }
+
+// glibc before 2.41 has neither the structure nor the calls; linux/sched/types.h clashes with its sched.h.
+struct attributes {
+  uint32_t size, policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime, deadline, period;
+};
+
+long mv_set_time_slice(uint64_t nanoseconds) {
+  struct attributes now = {.size = sizeof now};
+  if (syscall(SYS_sched_getattr, 0, &now, sizeof now, 0) < 0) return -(long)errno;
+  // A real-time policy has no slices, and is somebody's choice.
+  if (now.policy != SCHED_OTHER && now.policy != SCHED_BATCH) return 0;
+  now.runtime = nanoseconds;
+  return syscall(SYS_sched_setattr, 0, &now, 0) < 0 ? -(long)errno : 0;
+}

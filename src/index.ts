@@ -1,6 +1,7 @@
 // The library's door: machines on the first floor down, and the layer under them for lessons and experiments.
 export { createVm } from './machine/create-vm.js';
 export { restoreVm, verifySnapshot, type RestoreOptions } from './machine/restore-vm.js';
+export { VcpuPool } from './machine/vcpu-pool.js';
 export { explore } from './web/index.js';
 export type { ExploreOptions, Explorer } from './web/explore.js';
 export { SnapshotError } from './machine/snapshot/error.js';

@@ -36,6 +36,8 @@ export interface BootRequest {
   /** Processors, from 1; processor n has APIC id n. */
   readonly cpus: number;
   readonly firmware: Firmware;
+  /** 16 random bytes, of which ACPI tells the guest; default zeros. */
+  readonly vmGenerationId?: Uint8Array | undefined;
   /** Random bytes for the kernel's generator (Linux 6.0 and later, not through PVH). */
   readonly rngSeed?: Uint8Array | undefined;
   readonly devices?: readonly MmioDevice[] | undefined;

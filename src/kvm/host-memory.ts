@@ -1,5 +1,5 @@
-// What the host's kernel offers beside KVM: advice about memory, and a thread's processor time.
-// madvise(2), clock_gettime(2).
+// What the host's kernel offers beside KVM for memory: advice.
+// madvise(2).
 import { checked } from './errors.js';
 import { loadNative } from './native.js';
 
@@ -13,14 +13,4 @@ export type MemoryAdvice = 'MERGEABLE' | 'HUGEPAGE' | 'DONTNEED';
  */
 export function advise(memory: Uint8Array, advice: MemoryAdvice): void {
   checked(loadNative().advise(memory, advice), 'madvise', `${memory.byteLength} bytes, ${advice}`);
-}
-
-/** Processor time that the calling thread has used, in nanoseconds. */
-export function threadCpuNanoseconds(): bigint {
-  return loadNative().threadCpuNanoseconds();
-}
-
-/** The calling thread's id in the kernel, as in /proc/self/task. */
-export function threadId(): number {
-  return loadNative().threadId();
 }

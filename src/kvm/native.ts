@@ -92,6 +92,7 @@ export interface Native {
   advise(memory: Uint8Array, advice: string): number;
   threadCpuNanoseconds(): bigint;
   threadId(): number;
+  setTimeSlice(nanoseconds: number): number;
 }
 
 const require = createRequire(import.meta.url);

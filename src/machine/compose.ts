@@ -108,13 +108,16 @@ export function composeMachine(plan: MachinePlan, undo: Undo): Machine {
   };
   const threads = statistics.map(
     ({ buffer }, index) =>
-      new VcpuThread({
-        ...shared,
-        index,
-        statistics: buffer,
-        assists: assists[index] as SharedArrayBuffer,
-        trace: traces[index],
-      }),
+      new VcpuThread(
+        {
+          ...shared,
+          index,
+          statistics: buffer,
+          assists: assists[index] as SharedArrayBuffer,
+          trace: traces[index],
+        },
+        config.threads,
+      ),
   );
   undo.push(() => Promise.all(threads.map((thread) => thread.discard())));
   return { config, kvm, memory, quirks, board, fds, backs, deviceFailure, user, threads, statistics, assists, traces };

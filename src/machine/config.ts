@@ -9,6 +9,7 @@ import type { Diagnosis } from './doctor/diagnosis.js';
 import type { TerminalSize } from './exec-protocol.js';
 import type { GdbConfig } from './gdb-server.js';
 import type { UserDeviceConfig } from './user-devices.js';
+import { VcpuPool } from './vcpu-pool.js';
 
 export { ConfigError };
 
@@ -92,6 +93,8 @@ export interface VmConfig {
   readonly symbols?: string;
   /** Lets gdb connect. Whoever can, has the whole machine: on a shared host prefer a Unix socket to a port. */
   readonly gdb?: GdbConfig;
+  /** Threads that wait for vCPUs, so that the machine need not start its own. */
+  readonly threads?: VcpuPool;
   /** Stops the VM when it aborts. */
   readonly signal?: AbortSignal;
 }
@@ -191,6 +194,7 @@ const schema = v.strictObject({
       wait: v.optional(v.boolean('must be true or false')),
     }),
   ),
+  threads: v.optional(v.instance(VcpuPool, 'must be a VcpuPool')),
   signal: v.optional(v.custom<AbortSignal>((value) => value instanceof AbortSignal, 'must be an AbortSignal')),
 });
 
@@ -219,7 +223,7 @@ export function completeConfig(config: VmConfig): CompleteConfig {
 /** What all forks of one call have in common. */
 export type ForkOptions = Pick<
   VmConfig,
-  'virtio' | 'devices' | 'consoleOverflow' | 'trace' | 'milestones' | 'signal' | 'onWarning'
+  'virtio' | 'devices' | 'consoleOverflow' | 'trace' | 'milestones' | 'threads' | 'signal' | 'onWarning'
 > & {
   /** Runs this in each, when the guest's agent waits for a command. */
   readonly exec?: ExecRequest | ShellRequest;

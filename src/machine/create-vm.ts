@@ -24,6 +24,7 @@ import { Vm, type VmParts } from './vm.js';
 
 const MIB = 2 ** 20;
 const RNG_SEED_BYTES = 32;
+const VM_GENERATION_BYTES = 16;
 
 /**
  * Makes a machine that is ready to start. Everything that can be wrong with the configuration and its files is found
@@ -47,7 +48,12 @@ export async function createVm(config: VmConfig): Promise<Vm> {
     const { slots, virtio } = devices;
     const words = [complete.appendQuirkOptions ? quirkOptions : '', ...deviceWords(slots, complete.firmware)];
     const windows = slots.map(({ base, gsi }) => ({ base, size: VIRTIO_MMIO_STRIDE, gsi }));
-    const request = { ...bootRequest(complete, words), devices: windows, rngSeed: randomBytes(RNG_SEED_BYTES) };
+    const request = {
+      ...bootRequest(complete, words),
+      devices: windows,
+      rngSeed: randomBytes(RNG_SEED_BYTES),
+      vmGenerationId: randomBytes(VM_GENERATION_BYTES),
+    };
     // What was added may have made the command line too long.
     if (words.some((word) => word !== '')) checkBoot(bytes, request);
     const machine = composeMachine({ config: complete, system, quirks, memory, devices }, undo);

@@ -6,6 +6,8 @@ import { LIVENESS } from '../vcpu/control.js';
 export interface Watched {
   /** Processor time of its thread so far. */
   readonly cpuNanoseconds: number;
+  /** Its thread runs now, or waits for a processor. */
+  readonly isRunnable: boolean;
   /** Probes that it has answered. */
   readonly probes: number;
   /** One of LIVENESS, as of the last probe. */
@@ -21,9 +23,9 @@ const IDLE_NANOSECONDS = 4_000_000;
 const NONE = -1;
 
 /**
- * A vCPU whose thread uses no processor time executes nothing, so only such a one is probed, and again only when it
- * has run since. That leaves a busy guest alone: a kick costs it time, and on one host (KVM without hardware
- * virtualization) a kick in the wrong moment, just before the return to user space, was seen to break the guest.
+ * A vCPU whose thread uses no processor time, and does not wait for any, executes nothing, so only such a one is probed,
+ * and again only when it has run since. That leaves a busy guest alone: a kick costs it time, and on one host (KVM without
+ * hardware virtualization) a kick in the wrong moment, just before the return to user space, was seen to break the guest.
  * When all answer that they are halted with interrupts off, or were never started, twice in a row (an INIT or SIPI may
  * be on its way), `onHalted` is called once.
  */
@@ -35,7 +37,7 @@ export function watchForHalt(vcpus: readonly Watched[], onHalted: () => void): {
       const { vcpu } = state;
       const ran = vcpu.cpuNanoseconds - state.cpu;
       state.cpu += ran;
-      const isBusy = ran > IDLE_NANOSECONDS;
+      const isBusy = ran > IDLE_NANOSECONDS || vcpu.isRunnable;
       if (isBusy || (state.isKnown && ran > 0)) {
         state.probe = NONE;
         state.isKnown = false;

@@ -26,6 +26,7 @@ import { hostProblem } from './snapshot/host-check.js';
 import { MappedRam } from './snapshot/mapped-ram.js';
 import { withUndo } from './undo.js';
 import { loadUserDevices } from './user-devices.js';
+import { renewGeneration } from './vm-generation.js';
 import { Vm, type VmParts } from './vm.js';
 
 /** What may be said of a machine that is restored: what its host side is, and what the guest cannot tell. */
@@ -40,6 +41,7 @@ export type RestoreOptions = Pick<
   | 'hugePages'
   | 'trace'
   | 'milestones'
+  | 'threads'
   | 'signal'
   | 'onWarning'
 > & {
@@ -121,6 +123,7 @@ export async function restoreFrom(source: OpenSnapshot, options: RestoreOptions)
     replaceAddresses(board.virtio, offers);
     await Promise.all(threads.map((thread) => thread.ready));
     await applyState(machine, state, { path, clock: options.clock ?? 'catch-up' });
+    renewGeneration({ memory, fds, kernel: state.kernel });
     const marks = new Marks();
     const setsClock = options.clock !== 'resume';
     const exec = state.exec === undefined ? undefined : { saved: state.exec, setsClock };

@@ -1,11 +1,12 @@
 // The owner's handle of one vCPU thread: starts it, commands it, asks it about registers, and notices its end.
 import { readFileSync } from 'node:fs';
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 import { kick } from '../kvm/kick.js';
 import type { VcpuCallArguments, VcpuCallName, VcpuCallResult } from '../vcpu/calls.js';
 import type { DebugEvent } from '../vcpu/debugger.js';
 import { COMMAND, COMMAND_BITS, CONTROL, CONTROL_WORDS } from '../vcpu/control.js';
 import type { FromWorker, VcpuWorkerData } from '../vcpu/worker-protocol.js';
+import { startVcpuWorker, type VcpuThreads } from './vcpu-pool.js';
 
 /** How a vCPU thread ended: by a stop of the run loop, or by an error of the thread itself. */
 export type VcpuEnd =
@@ -36,17 +37,17 @@ export class VcpuThread {
   #threadId: number | undefined;
   #nextCall = 0;
 
-  /** @param entry the thread's first module, which calls runVcpuThread */
-  constructor(data: Omit<VcpuWorkerData, 'control'>, entry = new URL('../machine/vcpu-worker.js', import.meta.url)) {
+  /**
+   * @param threads where a thread may wait already
+   * @param entry the first module of a thread that does not, which calls runVcpuThread
+   */
+  constructor(data: Omit<VcpuWorkerData, 'control'>, threads?: VcpuThreads, entry?: URL) {
     const control = new SharedArrayBuffer(CONTROL_WORDS * 4);
     this.#control = new Int32Array(control);
-    this.#worker = new Worker(entry, {
-      workerData: { ...data, control } satisfies VcpuWorkerData,
-      name: `vCPU ${data.index}`,
-      // The run loop allocates nothing per exit: a small young generation keeps the thread's own memory low, and a
-      // handler that hoards ends its own machine long before it could harm the process.
-      resourceLimits: { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 128 },
-    });
+    const whole: VcpuWorkerData = { ...data, control };
+    const waiting = threads?.take();
+    waiting?.postMessage(whole);
+    this.#worker = waiting ?? startVcpuWorker(`vCPU ${data.index}`, whole, entry);
     let isReady: () => void;
     let failed: (error: Error) => void;
     this.#ready = new Promise((resolve, reject) => {
@@ -69,7 +70,7 @@ export class VcpuThread {
           if (this.onDebugStop !== undefined) this.onDebugStop(message.event);
           else if (this.#isParked) this.run();
         } else if (message.type === 'answer') this.#answer(message);
-        else this.#end(() => resolve(message));
+        else if (message.type === 'stopped') this.#end(() => resolve(message));
       });
       const crash = (message: string, code?: string): void => {
         failed(new Error(message));
@@ -123,6 +124,17 @@ export class VcpuThread {
       return Number(readFileSync(`/proc/self/task/${this.#threadId}/schedstat`, 'latin1').split(' ')[0]);
     } catch {
       return 0;
+    }
+  }
+
+  /** The thread runs, or would if it had a processor; false once it is gone. */
+  get isRunnable(): boolean {
+    try {
+      // proc(5), stat: the state comes after the name, which may have anything in it.
+      const stat = readFileSync(`/proc/self/task/${this.#threadId}/stat`, 'latin1');
+      return stat.startsWith(' R', stat.lastIndexOf(')') + 1);
+    } catch {
+      return false;
     }
   }
 

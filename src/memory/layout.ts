@@ -51,7 +51,9 @@ export const MP_TABLE = EBDA;
 export const VIDEO_HOLE = 0xa0000;
 /** RSDP (found by the scan of 0xe0000–0xfffff, and passed in boot_params), then the ACPI tables. */
 export const ACPI_RSDP = 0xe0000;
-/** First byte after the area for ACPI tables. */
+/** VM generation ID: 16 bytes on a page of their own, of which the DSDT tells ("Virtual Machine Generation ID", §2). */
+export const VM_GENERATION_ID = 0xff000;
+/** First byte after the area for ACPI tables, which is reserved as a whole. */
 export const ACPI_END = 0x100000;
 /** Start of RAM above the first megabyte; kernels are loaded from here on. */
 export const HIGH_MEMORY = 0x100000;
@@ -106,6 +108,8 @@ export const GSI = {
   RTC: 8,
   /** ACPI system control interrupt. */
   SCI: 9,
+  /** ACPI's generic event device: the VM generation ID has changed. */
+  GENERIC_EVENT: 23,
   /** Pins of KVM's in-kernel IOAPIC. */
   COUNT: 24,
 } as const;
@@ -116,7 +120,7 @@ export const GSI = {
  */
 export const VIRTIO_GSIS = [10, 11, 5, 6, 7, 14, 15, 12, 13] as const;
 /** More of them, for guests that find their devices through ACPI alone. */
-export const VIRTIO_ACPI_GSIS = [...VIRTIO_GSIS, 16, 17, 18, 19, 20, 21, 22, 23] as const;
+export const VIRTIO_ACPI_GSIS = [...VIRTIO_GSIS, 16, 17, 18, 19, 20, 21, 22] as const;
 
 /** A stretch of guest-physical address space. */
 export interface AddressRange {

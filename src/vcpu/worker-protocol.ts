@@ -66,6 +66,8 @@ export interface ToWorker {
 }
 
 export type FromWorker =
+  /** A thread that was started without its data waits for it. */
+  | { readonly type: 'waiting' }
   /** `threadId` is the operating system's, as in /proc/self/task. */
   | { readonly type: 'ready'; readonly token: number; readonly threadId: number }
   /** `command` is the word that was obeyed. */

@@ -3,7 +3,7 @@
 import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { GuestMemory } from '../memory/guest-memory.js';
 import { KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED } from '../kvm/abi.js';
-import { threadId } from '../kvm/host-memory.js';
+import { setTimeSlice, threadId } from '../kvm/host-thread.js';
 import { VmFd } from '../kvm/vm-fd.js';
 import type { VcpuFd } from '../kvm/vcpu-fd.js';
 import { CONTROL, COMMAND, COMMAND_MASK, LIVENESS, type Liveness } from './control.js';
@@ -18,6 +18,12 @@ import type { Vcpu } from './vcpu.js';
 const RFLAGS_IF = 1n << 9n;
 /** A vCPU that waits for its owner sees a stop within this time. */
 const STOP_LATENCY_MS = 2;
+
+/**
+ * Each turn of a guest begins with the timer interrupt that it missed: some 5,000 instructions, which an emulator takes a
+ * millisecond or more for. With the kernel's slice of 3 ms a hundred guests on two processors did nothing else.
+ */
+const EMULATED_SLICE_MS = 50;
 
 /** The owner's end of a vCPU thread: its command word, and its messages. */
 interface Owner {
@@ -35,12 +41,12 @@ interface Served {
 }
 
 /**
- * The life of a vCPU thread, from `workerData` to its exit: what the entry module of such a thread calls, once.
+ * The life of a vCPU thread, from its data to its exit: what the entry module of such a thread calls, once.
  * @param buildVcpuBuses the devices, which the floor above knows
  */
 export async function runVcpuThread(buildVcpuBuses: BuildVcpuBuses): Promise<void> {
   if (parentPort === null) throw new Error('a vCPU thread has an owner; this is the main thread');
-  const data = workerData as VcpuWorkerData;
+  const data = (workerData as VcpuWorkerData | undefined) ?? (await dataFrom(parentPort));
   const owner: Owner = { control: new Int32Array(data.control), port: parentPort };
   const wait: OwnerWait = { until: (words, index, expected) => until(owner, words, index, expected) };
   const buses = await buildVcpuBuses(data.board, wait, data.index);
@@ -49,6 +55,7 @@ export async function runVcpuThread(buildVcpuBuses: BuildVcpuBuses): Promise<voi
   using fd = vm.createVcpu(data.index);
   const memory = GuestMemory.attach(data.memory);
   const { vcpu, assist, debug } = assembleVcpu(fd, memory, buses, data);
+  if (data.quirks.includes('kernel-emulated')) setTimeSlice(EMULATED_SLICE_MS);
   tell(owner, { type: 'ready', token: fd.becomeRunner(), threadId: threadId() });
 
   const stop = serve({ vcpu, memory, assist, debug }, owner);
@@ -63,6 +70,12 @@ export async function runVcpuThread(buildVcpuBuses: BuildVcpuBuses): Promise<voi
   });
   // A user's module may have left a timer or a socket behind, which would hold the thread.
   setImmediate(() => process.exit());
+}
+
+/** Of a thread in a pool: the first message is its data. Nothing follows it before the thread is ready. */
+function dataFrom(port: MessagePort): Promise<VcpuWorkerData> {
+  port.postMessage({ type: 'waiting' } satisfies FromWorker);
+  return new Promise((resolve) => port.once('message', resolve));
 }
 
 /** OwnerWait. A pause waits with it, since a vCPU parks between two instructions only; a stop does not. */

@@ -8,7 +8,15 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { createVm, restoreVm, SnapshotError, verifySnapshot, type Vm, type VmConfig } from '../../src/index.js';
+import {
+  createVm,
+  restoreVm,
+  SnapshotError,
+  VcpuPool,
+  verifySnapshot,
+  type Vm,
+  type VmConfig,
+} from '../../src/index.js';
 import { noKvm } from '../support/kvm.js';
 import { stateFile, type PlainState } from '../support/snapshot-state.js';
 import { amount } from '../support/soak.js';
@@ -387,6 +395,34 @@ describe.skipIf(noKvm)('forks', () => {
     expect(vm.memory.readU16(COUNTER)).toBe(at);
     await Promise.all(forks.map((fork) => fork.stop()));
     await until(() => threads() === before.threads && fds() === before.fds, 'the threads of the forks to end');
+  });
+
+  test('"from a warm pool of workers": forks take the threads that wait, and the pool fills up again', async () => {
+    await using vm = await real(COUNT, { cpus: 2 });
+    await vm.start();
+    await until(() => vm.memory.readU16(COUNTER) > 0, 'the parent');
+    await vm.pause();
+    const at = vm.memory.readU16(COUNTER);
+    const before = threads();
+    {
+      await using pool = new VcpuPool(3);
+      await pool.ready;
+      expect([pool.waiting, threads() - before]).toEqual([3, 3]);
+      // One of its threads comes from nowhere else than before.
+      const forks = await vm.fork(2, { threads: pool });
+      expect(pool.waiting).toBe(0);
+      for (const fork of forks) await fork.resume();
+      for (const fork of forks) await until(() => fork.memory.readU16(COUNTER) !== at, 'a fork');
+      await Promise.all(forks.map((fork) => fork.stop()));
+      await until(() => pool.waiting === 3, 'the pool to fill up');
+      await using restoredWith = (await vm.fork(1, { threads: pool }))[0];
+      expect([restoredWith?.state, pool.waiting]).toEqual(['paused', 1]);
+    }
+    await until(() => threads() === before, 'the threads that waited to end');
+  });
+
+  test.each([0, -1, 1.5, 1025, Number.NaN])('a pool of %s threads is refused', (size) => {
+    expect(() => new VcpuPool(size)).toThrow(/the number of threads is a whole number from 1 to 1024, not/);
   });
 
   test('"disks through overlays": each gets a copy, and no file is left', async () => {

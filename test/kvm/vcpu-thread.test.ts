@@ -30,7 +30,7 @@ async function runWith(board: 'throws' | 'hoards'): Promise<VcpuEnd> {
     memory: memory.share(),
     board,
   };
-  const thread = new VcpuThread(data, new URL('../support/failing-boards.js', import.meta.url));
+  const thread = new VcpuThread(data, undefined, new URL('../support/failing-boards.js', import.meta.url));
   await thread.ready;
   const segment = { base: 0n, selector: 0 };
   await thread.call('applyBootState', { regs: { rip: 0x7c00n }, sregs: { cs: segment } });

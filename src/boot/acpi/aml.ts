@@ -18,6 +18,17 @@ export function named(name: string, value: Aml): Aml {
   return concat([bytes(NAME_OP), nameString(name), value]);
 }
 
+/** Method(name, arguments, serialized) of the given terms. */
+export function method(name: string, args: number, ...terms: Aml[]): Aml {
+  const SERIALIZED = 1 << 3;
+  return packaged([METHOD_OP], concat([nameString(name), bytes(args | SERIALIZED), ...terms]));
+}
+
+/** Notify(object, value); the name is looked up outwards from the scope (§5.3). */
+export function notify(object: string, value: number): Aml {
+  return concat([bytes(NOTIFY_OP), nameString(object), integer(value)]);
+}
+
 /** An unsigned integer below 2^32, in as few bytes as it takes. */
 export function integer(value: number): Aml {
   if (value === 0) return bytes(ZERO_OP);
@@ -91,7 +102,9 @@ const STRING_PREFIX = 0x0d;
 const SCOPE_OP = 0x10;
 const BUFFER_OP = 0x11;
 const PACKAGE_OP = 0x12;
+const METHOD_OP = 0x14;
 const EXT_OP_PREFIX = 0x5b;
+const NOTIFY_OP = 0x86;
 const DEVICE_OP = 0x82;
 const END_TAG = 0x79;
 

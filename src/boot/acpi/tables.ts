@@ -1,6 +1,14 @@
 // The ACPI tables: RSDP, XSDT, FADT, FACS, MADT, DSDT, at the addresses where they refer to each other.
 // ACPI 6.5 §5.2. Not hardware-reduced: the machine has a PM1a block, an 8259 pair, a PIT and a CMOS clock.
-import { ACPI_END, ACPI_RESET_VALUE, ACPI_RSDP, GSI, IOAPIC_BASE, LAPIC_BASE, PORT } from '../../memory/layout.js';
+import {
+  ACPI_RESET_VALUE,
+  ACPI_RSDP,
+  GSI,
+  IOAPIC_BASE,
+  LAPIC_BASE,
+  PORT,
+  VM_GENERATION_ID,
+} from '../../memory/layout.js';
 import { defineStruct } from '../../memory/struct.js';
 import { sealed } from '../checksum.js';
 import { BootError } from '../errors.js';
@@ -36,11 +44,11 @@ export function acpiTables({ cpus, devices }: AcpiOptions): AcpiTable[] {
   const fadtAt = place('FACP', fadtTable(facsAt, dsdtAt));
   const madtAt = place('APIC', madtTable(cpus));
   const xsdtAt = place('XSDT', table('XSDT', 1, pointers([fadtAt, madtAt])));
-  if (next > ACPI_END)
+  if (next > VM_GENERATION_ID)
     throw new BootError(
       'devices',
       'devices',
-      `the ACPI tables for ${cpus} processors and ${devices.length} devices need ${next - ACPI_RSDP} bytes of ${ACPI_END - ACPI_RSDP}; use fewer devices`,
+      `the ACPI tables for ${cpus} processors and ${devices.length} devices need ${next - ACPI_RSDP} bytes of ${VM_GENERATION_ID - ACPI_RSDP}; use fewer devices`,
     );
   return [{ signature: 'RSDP', base: ACPI_RSDP, bytes: rsdpBytes(xsdtAt) }, ...tables];
 }

@@ -67,7 +67,7 @@ export const QUIRKS: readonly Quirk[] = [
   {
     id: 'kernel-emulated',
     symptom: 'code at CPL 0 runs in an instruction emulator, some hundred times slower than a processor',
-    remedy: 'a small kernel, and options that spare it work',
+    remedy: 'a small kernel, options that spare it work, and longer turns for the threads of vCPUs',
     kernelOptions: [
       { option: 'noreplace-smp', why: 'removing and restoring LOCK prefixes is one slow text patch for each' },
       { option: 'percpu_alloc=page', why: 'the default allocator reserves and copies larger areas' },

@@ -174,7 +174,20 @@ describe.skipIf(noIasl !== undefined)('iasl', () => {
     expect(source.match(/EisaId \("PNP0501"\)/g)).toHaveLength(2);
     expect(source).toMatch(/EisaId \("PNP0B00"\)/);
     expect(source.match(/"LNRO0005"/g)).toHaveLength(DEVICES.length);
-    expect(source.match(/Interrupt \(ResourceConsumer, Edge, ActiveHigh, Exclusive/g)).toHaveLength(DEVICES.length);
+    // One more is the generic event device's.
+    expect(source.match(/Interrupt \(ResourceConsumer, Edge, ActiveHigh, Exclusive/g)).toHaveLength(DEVICES.length + 1);
     expect(source).toMatch(/Name \(_?\\?_S5/);
+  });
+
+  it('finds the VM generation ID, and the event that tells of a new one', () => {
+    writeFileSync(join(folder, 'generation.aml'), bytesOf('DSDT'));
+    execFileSync('iasl', ['-d', 'generation.aml'], { cwd: folder, stdio: 'pipe' });
+    const source = readFileSync(join(folder, 'generation.dsl'), 'utf8');
+    const device = /Device \(VGEN\)[^]*?Name \(ADDR, Package \(0x02\)[^{]*\{\s*0x000FF000,\s*Zero\s*\}/;
+    expect(device.exec(source)?.[0]).toMatch(/Name \(_CID, "VM_Gen_Counter"\)/);
+    const event = /Device \(GED\)[^]*?Method \(_EVT, 1, Serialized\)[^{]*\{[^}]*\}/.exec(source)?.[0];
+    expect(event).toMatch(/Name \(_HID, "ACPI0013"/);
+    expect(event).toMatch(/0x00000017,/);
+    expect(event).toMatch(/Notify \(VGEN, 0x80\)/);
   });
 });
