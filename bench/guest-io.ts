@@ -2,7 +2,7 @@
 // VIRTIO 1.2 §5.1, §5.2; the guest's part is bench/guest-io/load.c. Processor time, because the machine may be shared.
 import { writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { threadCpuNanoseconds } from '../src/kvm/host-memory.js';
+import { threadCpuNanoseconds } from '../src/kvm/host-thread.js';
 import { LoadGuest, type Cost, type Work } from './guest-io/guest.js';
 import { measureLatencies, type Latencies } from './guest-io/latency.js';
 import { formatMachine, machineInfo } from './machine.js';

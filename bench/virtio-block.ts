@@ -12,7 +12,7 @@ import { VirtioBlock } from '../src/devices/virtio/block.js';
 import { REQUEST } from '../src/devices/virtio/block-request.js';
 import type { DeviceLink, VirtioDevice, Virtqueue } from '../src/devices/virtio/device.js';
 import type { GuestVector } from '../src/devices/virtio/guest-vector.js';
-import { threadCpuNanoseconds } from '../src/kvm/host-memory.js';
+import { threadCpuNanoseconds } from '../src/kvm/host-thread.js';
 import { GuestMemory } from '../src/memory/guest-memory.js';
 import { MockMachine, writeDescriptor, type MockQueue } from '../test/support/virtqueue-driver.js';
 import type { BenchOptions } from './main.js';

@@ -1,7 +1,7 @@
 // What the device side of virtio-net costs per frame: the driver is played in memory, the backend answers at once.
 // VIRTIO 1.2 §5.1.6. No VM, no exits; the driver's part is one store of avail.idx for each batch.
 import type { NetBackend, NetLink } from '../src/devices/backend/net-backend.js';
-import { threadCpuNanoseconds } from '../src/kvm/host-memory.js';
+import { threadCpuNanoseconds } from '../src/kvm/host-thread.js';
 import { NetDevice } from '../src/devices/virtio/net.js';
 import { NET_HEADER } from '../src/devices/virtio/net-header.js';
 import { MockMachine, type MockQueue } from '../test/support/virtqueue-driver.js';

@@ -12,7 +12,7 @@ import {
   KVM_SYNC_X86_REGS,
 } from '../../src/kvm/abi.js';
 import { EventFd } from '../../src/kvm/event-fd.js';
-import { threadCpuNanoseconds } from '../../src/kvm/host-memory.js';
+import { threadCpuNanoseconds } from '../../src/kvm/host-thread.js';
 import { KVM_RUN_OFFSET as AT } from '../../src/kvm/kvm-run.js';
 import { System } from '../../src/kvm/system.js';
 import type { VcpuFd } from '../../src/kvm/vcpu-fd.js';

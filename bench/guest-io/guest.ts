@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { prepareGuest } from '../../guests/linux/prepare.js';
 import { createDisk } from '../../src/cli/disk-create.js';
 import { createVm, type Vm } from '../../src/index.js';
-import { threadCpuNanoseconds } from '../../src/kvm/host-memory.js';
+import { threadCpuNanoseconds } from '../../src/kvm/host-thread.js';
 import { PORT } from '../../src/memory/layout.js';
 import { fileCases } from '../virtio-block.js';
 import { netCases } from '../virtio-net.js';

@@ -17,6 +17,7 @@ import {
   type Vm,
   type VmConfig,
 } from '../../src/index.js';
+import { GSI, IOAPIC_BASE, VM_GENERATION_ID } from '../../src/memory/layout.js';
 import { noKvm } from '../support/kvm.js';
 import { stateFile, type PlainState } from '../support/snapshot-state.js';
 import { amount } from '../support/soak.js';
@@ -134,6 +135,54 @@ describe.skipIf(noKvm)('a snapshot', () => {
     const at = restored.memory.readU16(COUNTER);
     await restored.resume();
     await until(() => restored.memory.readU16(COUNTER) > at + 3, 'interrupts');
+  });
+
+  test('"entropy is reseeded (through … a generation counter)": each restore is a new generation, and says so', async () => {
+    const generation = (vm: Vm): string => Buffer.from(vm.memory.read(VM_GENERATION_ID, 16)).toString('hex');
+    const VECTOR = 0x30;
+    const store = (address: number, value: number): number[] => {
+      const bytes = Buffer.alloc(10);
+      bytes.writeUInt16LE(0x05c7); // movl $value,address
+      bytes.writeUInt32LE(address, 2);
+      bytes.writeUInt32LE(value, 6);
+      return [...bytes];
+    };
+    const code = [
+      ...store(0xfee0_00f0, 0x1ff), // the local APIC is on
+      ...store(IOAPIC_BASE, 0x10 + 2 * GSI.GENERIC_EVENT), // the pin's redirection entry: not masked
+      ...store(IOAPIC_BASE + 0x10, VECTOR),
+      ...[0x66, 0xff, 0x05, COUNTER & 0xff, COUNTER >> 8, 0, 0, 0xeb, 0xf7], // incw COUNTER; jmp back
+    ];
+    /** The guest takes no interrupts, so the vector waits. SDM vol. 3A §11.8.4: the interrupt request register. */
+    const isPending = (): boolean => {
+      const file = readFileSync(join(directory, 'state'));
+      const { vcpus } = JSON.parse(file.subarray(file.indexOf(10) + 1).toString()) as PlainState;
+      const irr = Buffer.from(vcpus[0]?.rows['lapic'] ?? '', 'base64').readUInt32LE(0x200 + 0x10 * (VECTOR >> 5));
+      return ((irr >>> (VECTOR & 31)) & 1) === 1;
+    };
+    const vm = await real(Uint8Array.from(code), { entry: 'protected', memoryMiB: 4 });
+    const first = generation(vm);
+    expect(first).not.toBe('00'.repeat(16));
+    await saved(vm, () => vm.memory.readU16(COUNTER) > 0);
+    expect(isPending()).toBe(false);
+    const seen = [first];
+    for (let round = 0; round < 2; round++) {
+      await using restored = await restoreVm(directory);
+      seen.push(generation(restored));
+      const [fork] = await restored.fork(1);
+      seen.push(generation(fork as Vm));
+      await fork?.stop();
+      if (round === 1) await restored.snapshot(directory);
+    }
+    expect(new Set(seen).size).toBe(5);
+    expect(isPending()).toBe(true);
+  });
+
+  test('a machine with no ACPI tables has no generation ID', async () => {
+    const vm = await real(COUNT, { firmware: 'mptable' });
+    await saved(vm, () => vm.memory.readU16(COUNTER) > 0);
+    await using restored = await restoreVm(directory);
+    expect(restored.memory.read(VM_GENERATION_ID, 16)).toEqual(new Uint8Array(16));
   });
 
   test('"none lost, none doubled": what is printed goes on at the next byte, round after round', async () => {
