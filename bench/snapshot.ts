@@ -3,7 +3,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createVm, restoreVm, type Vm } from '../src/index.js';
+import { createVm, restoreVm, VcpuPool, type Vm } from '../src/index.js';
 import { formatMachine, machineInfo } from './machine.js';
 import type { BenchOptions } from './main.js';
 import { formatSpread, formatTable, spread, type Spread } from './spread.js';
@@ -23,8 +23,11 @@ interface Cost {
   readonly cpuMs: number;
 }
 
-type Step = 'save' | 'restore' | 'firstOutput' | 'fork';
-type Sample = Readonly<Record<Step, Cost>> & { readonly forkMiB: number };
+const STEPS = ['save', 'restore', 'firstOutput', 'fork', 'warmFork'] as const;
+type Step = (typeof STEPS)[number];
+const SIZES = ['forkMiB', 'warmForkMiB'] as const;
+type Size = (typeof SIZES)[number];
+type Sample = Readonly<Record<Step, Cost> & Record<Size, number>>;
 
 export async function benchSnapshot({ rounds, json }: BenchOptions): Promise<void> {
   const machine = machineInfo();
@@ -46,39 +49,37 @@ export async function benchSnapshot({ rounds, json }: BenchOptions): Promise<voi
   ];
   const table = [
     ['guest RAM', ...rows.map(({ memoryMiB }) => `${memoryMiB} MiB`)],
-    ...(['save', 'restore', 'firstOutput', 'fork'] as const).flatMap((step) => [
+    ...STEPS.flatMap((step) => [
       cells(`${TITLES[step]}, CPU ms`, (row) => row[step].cpuMs),
       cells('  wall ms', (row) => row[step].wallMs),
     ]),
-    cells('memory of a running fork, MiB', ({ forkMiB }) => forkMiB),
+    ...SIZES.map((size) => cells(`${TITLES[size]}, MiB`, (row) => row[size])),
   ];
   process.stdout.write(
     `${formatMachine(machine)}; median (min–max) of ${rounds}; ${USED_BYTES >> 20} MiB of RAM in use, one vCPU, ` +
-      `modules loaded, workers not; ${FORKS} forks at once\n\n${formatTable(table)}\n`,
+      `modules loaded, threads not unless said; ${FORKS} forks at once\n\n${formatTable(table)}\n`,
   );
 }
 
-const TITLES: Readonly<Record<Step, string>> = {
+const TITLES: Readonly<Record<Step | Size, string>> = {
   save: 'save',
   restore: 'restore, until its vCPU is told to run',
   firstOutput: 'restore, until its first byte of output',
   fork: 'fork, each, until its vCPU is told to run',
+  warmFork: 'fork with a thread that waited, the same',
+  forkMiB: 'memory of a running fork',
+  warmForkMiB: 'memory of a running fork beyond its thread',
 };
 
-function summary(
-  all: readonly Sample[],
-): Readonly<Record<Step, { cpuMs: Spread; wallMs: Spread }>> & { forkMiB: Spread } {
-  const of = (step: Step) => ({
-    cpuMs: spread(all.map((sample) => sample[step].cpuMs)),
-    wallMs: spread(all.map((sample) => sample[step].wallMs)),
+type Summary = Readonly<Record<Step, { readonly cpuMs: Spread; readonly wallMs: Spread }> & Record<Size, Spread>>;
+
+function summary(all: readonly Sample[]): Summary {
+  const costs = STEPS.map((step) => {
+    const of = (part: keyof Cost): Spread => spread(all.map((sample) => sample[step][part]));
+    return [step, { cpuMs: of('cpuMs'), wallMs: of('wallMs') }];
   });
-  return {
-    save: of('save'),
-    restore: of('restore'),
-    firstOutput: of('firstOutput'),
-    fork: of('fork'),
-    forkMiB: spread(all.map(({ forkMiB }) => forkMiB)),
-  };
+  const sizes = SIZES.map((size) => [size, spread(all.map((sample) => sample[size]))]);
+  return Object.fromEntries([...costs, ...sizes]) as Summary;
 }
 
 async function once(memoryMiB: number): Promise<Sample> {
@@ -93,14 +94,11 @@ async function once(memoryMiB: number): Promise<Sample> {
     await vm.snapshot(directory);
     const save = saving();
 
-    const forking = stopwatch();
-    const before = privateMiB();
-    const forks = await vm.fork(FORKS);
-    await Promise.all(forks.map((fork) => fork.resume()));
-    const { wallMs, cpuMs } = forking();
-    await Promise.all(forks.map(firstOutput));
-    const forkMiB = (privateMiB() - before) / FORKS;
-    await Promise.all(forks.map((fork) => fork.stop()));
+    const cold = await forkSome(vm);
+    const threads = new VcpuPool(FORKS);
+    await threads.ready;
+    const warm = await forkSome(vm, threads);
+    await threads[Symbol.asyncDispose]();
     await vm.stop();
 
     const restoring = stopwatch();
@@ -110,11 +108,24 @@ async function once(memoryMiB: number): Promise<Sample> {
     await firstOutput(restored);
     const toOutput = restoring();
     await restored.stop();
-    const fork = { wallMs: wallMs / FORKS, cpuMs: cpuMs / FORKS };
-    return { save, restore, firstOutput: toOutput, fork, forkMiB };
+    const [fork, warmFork] = [cold.each, warm.each];
+    return { save, restore, firstOutput: toOutput, fork, warmFork, forkMiB: cold.mib, warmForkMiB: warm.mib };
   } finally {
     rmSync(directory, { recursive: true });
   }
+}
+
+/** Forks the paused machine, and ends the forks when all of them have printed. */
+async function forkSome(vm: Vm, threads?: VcpuPool): Promise<{ readonly each: Cost; readonly mib: number }> {
+  const forking = stopwatch();
+  const before = privateMiB();
+  const forks = await vm.fork(FORKS, threads === undefined ? {} : { threads });
+  await Promise.all(forks.map((fork) => fork.resume()));
+  const { wallMs, cpuMs } = forking();
+  await Promise.all(forks.map(firstOutput));
+  const mib = (privateMiB() - before) / FORKS;
+  await Promise.all(forks.map((fork) => fork.stop()));
+  return { each: { wallMs: wallMs / FORKS, cpuMs: cpuMs / FORKS }, mib };
 }
 
 async function firstOutput(vm: Vm): Promise<void> {

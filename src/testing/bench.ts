@@ -17,7 +17,7 @@ import { GuestTestError, tail, Transcript, within } from './wait.js';
 const BOOT_TIMEOUT_MS = 300_000;
 
 /** What each guest may have for itself. Networks, virtio devices and closures of the program must be given each time. */
-export type ForkOptions = Pick<RestoreOptions, 'nets' | 'virtio' | 'devices' | 'trace' | 'onWarning'>;
+export type ForkOptions = Pick<RestoreOptions, 'nets' | 'virtio' | 'devices' | 'trace' | 'threads' | 'onWarning'>;
 
 export interface LinuxBenchConfig extends Partial<Omit<VmConfig, 'exec' | 'signal' | 'gdb'>> {
   /** The default guest whose kernel is booted when the configuration has none; default `small`. */

@@ -29,6 +29,7 @@ const COUNTS =
 
 /** What runs now, each a process group of its own: it ends with this one. */
 const running = new Set();
+let isEnding = false;
 const end = (child) => {
   try {
     process.kill(-child.pid, 'SIGTERM');
@@ -42,6 +43,7 @@ for (const [signal, number] of [
   ['SIGTERM', 15],
 ])
   process.once(signal, async () => {
+    isEnding = true;
     await Promise.all([...running].map((child) => (end(child), once(child, 'close'))));
     process.exit(128 + number);
   });
@@ -119,6 +121,7 @@ async function runFiles(name, files) {
     const { files: ended, sum, status, isSilent } = await onHost(name, left);
     for (const counts of ended.values()) count(counts);
     left = left.filter((file) => !ended.has(file));
+    if (isEnding) return;
     if (sum !== undefined) {
       // Errors outside of tests are in the sum, and in no file's count.
       const inFiles = [...ended.values()].reduce((failed, counts) => failed + Number(counts.failed), 0);
