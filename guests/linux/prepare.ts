@@ -103,10 +103,15 @@ function monotonic(
   };
 }
 
+/** The source of a guest for which none was named. */
+const APT = 'apt';
+
 /** Where a guest of these options is, or will be, remembered; and what that takes to find out. */
 interface Place {
   readonly directory: string;
   readonly recipeName: string;
+  /** Where it is remembered, too. */
+  readonly alsoNamed: string | undefined;
   readonly config: string;
   readonly init: readonly string[];
   readonly userSource: KernelSource | undefined;
@@ -178,11 +183,14 @@ async function placeOf(options: PrepareOptions): Promise<Place> {
     flavour === 'small' && options.kernelSource !== undefined
       ? await userKernelSource(options.kernelSource)
       : undefined;
-  const identity = userSource === undefined ? 'apt' : await kernelSourceIdentity(userSource);
-  const key = hashOf([SCRIPT_VERSION, identity, config, initramfsLayout(), wantedModules(), ...init]);
+  const identity = userSource === undefined ? APT : await kernelSourceIdentity(userSource);
+  const recipeOf = (source: string): string =>
+    `${flavour}-${hashOf([SCRIPT_VERSION, source, config, initramfsLayout(), wantedModules(), ...init])}.json`;
   return {
     directory: options.cacheDirectory ?? defaultCacheDirectory(),
-    recipeName: `${flavour}-${key}.json`,
+    recipeName: recipeOf(identity),
+    // Without apt there is no other guest to be had, so one that was made once is the default from then on.
+    alsoNamed: userSource !== undefined && !haveApt() ? recipeOf(APT) : undefined,
     config,
     init,
     userSource,
@@ -228,7 +236,9 @@ export async function prepareGuest(options: PrepareOptions): Promise<PreparedGue
     const work: Work = { ...place, sources: sourceDirectory(), report, signal };
     await updateLists(packageOptions(work, 'packages', 0));
     const recipe = flavour === 'small' ? await prepareSmall(work) : await prepareStock(work);
-    await replaceFile(join(place.directory, place.recipeName), `${JSON.stringify(recipe, undefined, 2)}\n`);
+    for (const name of [place.recipeName, place.alsoNamed])
+      if (name !== undefined)
+        await replaceFile(join(place.directory, name), `${JSON.stringify(recipe, undefined, 2)}\n`);
     report('ready', 1, '');
     const guest = await guestIn(place, flavour);
     if (guest === undefined) throw new Error(`the guest that was just prepared is not in ${place.directory} any more`);
