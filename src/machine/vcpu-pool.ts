@@ -7,6 +7,9 @@ const ENTRY = new URL('../machine/vcpu-worker.js', import.meta.url);
 /** So long after the last one was taken the pool fills up again: whoever takes several at once has the processors then. */
 const REFILL_AFTER_MS = 100;
 
+/** A thread has its process's options, of which those of `node --input-type=… -e` are refused for a file. */
+const ofText = process.execArgv.some((option) => option.startsWith('--input-type'));
+
 /** Where a vCPU's thread comes from. */
 export interface VcpuThreads {
   /** A thread that waits for its VcpuWorkerData; undefined when there is none. */
@@ -21,6 +24,7 @@ export function startVcpuWorker(name: string, data?: VcpuWorkerData, entry = ENT
     // The run loop allocates nothing per exit: a small young generation keeps the thread's own memory low, and a
     // handler that hoards ends its own machine long before it could harm the process.
     resourceLimits: { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 128 },
+    ...(ofText ? { execArgv: [] } : {}),
   });
 }
 

@@ -20,6 +20,12 @@ interface PendingCall {
   reject(error: Error): void;
 }
 
+/** Node joins all threads when the process exits, and one that is inside KVM_RUN hears of it only by a kick. */
+const living = new Set<VcpuThread>();
+function stopAll(): void {
+  for (const thread of living) thread.stop(false);
+}
+
 export class VcpuThread {
   /** Resolves when the thread has said why it ended; the thread itself is joined by `joined`. */
   readonly ended: Promise<VcpuEnd>;
@@ -56,7 +62,15 @@ export class VcpuThread {
     });
     // Whoever waits for readiness hears of the failure; nobody else needs to.
     this.#ready.catch(() => undefined);
-    this.joined = new Promise((resolve) => this.#worker.once('exit', () => resolve()));
+    if (living.size === 0) process.once('exit', stopAll);
+    living.add(this);
+    this.joined = new Promise((resolve) =>
+      this.#worker.once('exit', () => {
+        living.delete(this);
+        if (living.size === 0) process.removeListener('exit', stopAll);
+        resolve();
+      }),
+    );
     this.ended = new Promise((resolve) => {
       this.#worker.on('message', (message: FromWorker) => {
         if (message.type === 'ready') {

@@ -138,6 +138,24 @@ describe.skipIf(noKvm)('machine', () => {
     expect({ fds: after.fds, threads: after.threads }).toEqual({ fds: before.fds, threads: before.threads });
     expect(after.residentMiB - before.residentMiB).toBeLessThan(16);
   }, 240_000);
+
+  // Node joins every thread of a process that ends, and one inside KVM_RUN would never come.
+  test.each([
+    ['an error that nobody catches', "throw new Error('a bug of the program')", 1, /a bug of the program/],
+    ['process.exit', 'process.exit(3)', 3, /^$/],
+  ])('a program with a running guest ends by %s, at once', async (_, end, status, stderr) => {
+    const program = `
+      import { createVm } from ${JSON.stringify(new URL('../../src/index.js', import.meta.url).href)};
+      const kernel = { name: 'spin', bytes: Uint8Array.of(${[...SPIN].join()}) };
+      const vm = await createVm({ kernel, entry: 'real', cmdline: '', memoryMiB: 2, cpus: 2 });
+      await vm.start();
+      setTimeout(() => { ${end}; }, 100);`;
+    const ended = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', program], {
+      timeout: 30_000,
+      killSignal: 'SIGKILL',
+    }).catch((error: { code: number; stderr: string }) => error);
+    expect(ended).toMatchObject({ code: status, stderr: expect.stringMatching(stderr) as string });
+  });
 });
 
 function sleep(milliseconds: number): Promise<void> {
