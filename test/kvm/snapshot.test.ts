@@ -148,10 +148,10 @@ describe.skipIf(noKvm)('a snapshot', () => {
       return [...bytes];
     };
     const code = [
-      ...store(0xfee0_00f0, 0x1ff), // the local APIC is on
-      ...store(IOAPIC_BASE, 0x10 + 2 * GSI.GENERIC_EVENT), // the pin's redirection entry: not masked
-      ...store(IOAPIC_BASE + 0x10, VECTOR),
-      ...[0x66, 0xff, 0x05, COUNTER & 0xff, COUNTER >> 8, 0, 0, 0xeb, 0xf7], // incw COUNTER; jmp back
+      store(0xfee0_00f0, 0x1ff), // the local APIC is on
+      store(IOAPIC_BASE, 0x10 + 2 * GSI.GENERIC_EVENT), // the pin's redirection entry: not masked
+      store(IOAPIC_BASE + 0x10, VECTOR),
+      [0x66, 0xff, 0x05, COUNTER & 0xff, COUNTER >> 8, 0, 0, 0xeb, 0xf7], // incw COUNTER; jmp back
     ];
     /** The guest takes no interrupts, so the vector waits. SDM vol. 3A §11.8.4: the interrupt request register. */
     const isPending = (): boolean => {
@@ -160,7 +160,7 @@ describe.skipIf(noKvm)('a snapshot', () => {
       const irr = Buffer.from(vcpus[0]?.rows['lapic'] ?? '', 'base64').readUInt32LE(0x200 + 0x10 * (VECTOR >> 5));
       return ((irr >>> (VECTOR & 31)) & 1) === 1;
     };
-    const vm = await real(Uint8Array.from(code), { entry: 'protected', memoryMiB: 4 });
+    const vm = await real(Uint8Array.from(code.flat()), { entry: 'protected', memoryMiB: 4 });
     const first = generation(vm);
     expect(first).not.toBe('00'.repeat(16));
     await saved(vm, () => vm.memory.readU16(COUNTER) > 0);
