@@ -18,11 +18,12 @@ import {
 import { programsMissing } from '../support/programs.js';
 import { amount, isSoak } from '../support/soak.js';
 
-/** The emulated SVM host has one processor, and two guests at work would take it many minutes. */
-const tooSlow = process.env['MICROVISOR_HOST'] === 'svm' ? 'one slow processor for two guests' : undefined;
-const skipped = noKvm ? 'no KVM' : (tooSlow ?? programsMissing('gcc', 'musl-gcc'));
-/** KVM on PVM does not keep the AVX registers of programs apart: README.md, Known limits. */
-const REGISTERS = emulatesKernelCode() ? 'sse' : 'avx';
+const skipped = noKvm ? 'no KVM' : programsMissing('gcc', 'musl-gcc');
+/**
+ * KVM on PVM does not keep the AVX registers of programs apart: README.md, Known limits. On the emulated SVM host Linux
+ * finds XSAVE broken and does without: QEMU 7.2 does not intercept XSETBV, so that KVM never hears of the guest's XCR0.
+ */
+const REGISTERS = emulatesKernelCode() ? 'sse' : '$(grep -qw avx /proc/cpuinfo && echo avx || echo sse)';
 /** By machine: boots, and so much work at once, take a processor each. */
 const PROCESSORS = isSoak ? [1, 2, 4] : [1, 1];
 const SHARE = 16;
