@@ -30,7 +30,9 @@ const SECONDS = {
   'linux/cli': 120,
   'linux/console': 45,
   'linux/disk-guest': 60,
+  'linux/fork': 60,
   'linux/net': 120,
+  'linux/snapshot': 100,
   'linux/stock': 100,
   'linux/testing': 80,
 };
