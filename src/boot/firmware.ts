@@ -11,7 +11,7 @@ const biosDataArea = defineStruct('BIOS data area', 0x15, { ebda_segment: [0x0e,
 
 /** Its name among what was placed. */
 export const VM_GENERATION = 'VM generation ID';
-const VM_GENERATION_BYTES = 16;
+export const VM_GENERATION_BYTES = 16;
 
 interface Table {
   readonly name: string;

@@ -105,8 +105,6 @@ export function createBoardFds({ legacy, virtio, user }: BoardPlan): BoardFds {
     owner.set(controlBell(offer), EventFd.create());
     for (const index of offer.queueSizes.keys()) owner.set(queueBell(offer, index), EventFd.create());
   }
-  // Pulsed when the VM generation ID has changed.
-  irq.set(GSI.GENERIC_EVENT, EventFd.create());
   for (const { gsi } of user) if (gsi !== undefined) irq.set(gsi, EventFd.create());
   if (user.some(isOfClosures)) owner.set(CLOSURE_BELL, EventFd.create());
   return { irq, owner, event: EventFd.create() };

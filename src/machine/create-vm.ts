@@ -1,5 +1,6 @@
 // Makes a machine that boots: checks the configuration, composes the machine, and loads the image.
 // What it consists of is compose.ts; how a saved one comes back is restore-vm.ts.
+import { VM_GENERATION_BYTES } from '../boot/firmware.js';
 import { checkBoot, loadImage } from '../boot/load-image.js';
 import type { FileSource } from '../boot/image-file.js';
 import type { BootRequest } from '../boot/request.js';
@@ -24,7 +25,6 @@ import { Vm, type VmParts } from './vm.js';
 
 const MIB = 2 ** 20;
 const RNG_SEED_BYTES = 32;
-const VM_GENERATION_BYTES = 16;
 
 /**
  * Makes a machine that is ready to start. Everything that can be wrong with the configuration and its files is found

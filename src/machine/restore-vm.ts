@@ -123,7 +123,7 @@ export async function restoreFrom(source: OpenSnapshot, options: RestoreOptions)
     replaceAddresses(board.virtio, offers);
     await Promise.all(threads.map((thread) => thread.ready));
     await applyState(machine, state, { path, clock: options.clock ?? 'catch-up' });
-    renewGeneration({ memory, fds, kernel: state.kernel });
+    renewGeneration(machine, state.kernel.placed);
     const marks = new Marks();
     const setsClock = options.clock !== 'resume';
     const exec = state.exec === undefined ? undefined : { saved: state.exec, setsClock };

@@ -10,12 +10,6 @@ const REFILL_AFTER_MS = 100;
 /** A thread has its process's options, of which those of `node --input-type=… -e` are refused for a file. */
 const ofText = process.execArgv.some((option) => option.startsWith('--input-type'));
 
-/** Where a vCPU's thread comes from. */
-export interface VcpuThreads {
-  /** A thread that waits for its VcpuWorkerData; undefined when there is none. */
-  take(): Worker | undefined;
-}
-
 /** @param data undefined: it comes as the first message */
 export function startVcpuWorker(name: string, data?: VcpuWorkerData, entry = ENTRY): Worker {
   return new Worker(entry, {
@@ -33,7 +27,7 @@ export function startVcpuWorker(name: string, data?: VcpuWorkerData, entry = ENT
  * A thread serves one vCPU and ends with it; the pool starts others in place of those that were taken. A machine that
  * finds it empty starts its own. Each waiting thread holds 7 to 8 MiB, and none holds the process.
  */
-export class VcpuPool implements VcpuThreads, AsyncDisposable {
+export class VcpuPool implements AsyncDisposable {
   readonly #size: number;
   readonly #waiting = new Set<Worker>();
   #starting: Promise<void> = Promise.resolve();
@@ -58,15 +52,14 @@ export class VcpuPool implements VcpuThreads, AsyncDisposable {
     return this.#waiting.size;
   }
 
+  /** @returns a thread that waits for its VcpuWorkerData; undefined when there is none */
   take(): Worker | undefined {
     const [worker] = this.#waiting;
-    if (worker === undefined) return undefined;
+    if (worker === undefined || this.#isClosed) return undefined;
     this.#waiting.delete(worker);
     worker.ref();
-    if (!this.#isClosed) {
-      clearTimeout(this.#refill);
-      this.#refill = setTimeout(() => this.#fill(), REFILL_AFTER_MS).unref();
-    }
+    clearTimeout(this.#refill);
+    this.#refill = setTimeout(() => this.#fill(), REFILL_AFTER_MS).unref();
     return worker;
   }
 

@@ -6,7 +6,7 @@ import type { VcpuCallArguments, VcpuCallName, VcpuCallResult } from '../vcpu/ca
 import type { DebugEvent } from '../vcpu/debugger.js';
 import { COMMAND, COMMAND_BITS, CONTROL, CONTROL_WORDS } from '../vcpu/control.js';
 import type { FromWorker, VcpuWorkerData } from '../vcpu/worker-protocol.js';
-import { startVcpuWorker, type VcpuThreads } from './vcpu-pool.js';
+import { startVcpuWorker, type VcpuPool } from './vcpu-pool.js';
 
 /** How a vCPU thread ended: by a stop of the run loop, or by an error of the thread itself. */
 export type VcpuEnd =
@@ -47,7 +47,7 @@ export class VcpuThread {
    * @param threads where a thread may wait already
    * @param entry the first module of a thread that does not, which calls runVcpuThread
    */
-  constructor(data: Omit<VcpuWorkerData, 'control'>, threads?: VcpuThreads, entry?: URL) {
+  constructor(data: Omit<VcpuWorkerData, 'control'>, threads?: VcpuPool, entry?: URL) {
     const control = new SharedArrayBuffer(CONTROL_WORDS * 4);
     this.#control = new Int32Array(control);
     const whole: VcpuWorkerData = { ...data, control };

@@ -1,23 +1,20 @@
 // The VM generation ID of a machine that goes on from a snapshot: a new one, so that a guest which knows the device draws
 // new random numbers. "Virtual Machine Generation ID" (Microsoft) §3; Linux: drivers/virt/vmgenid.c.
-import { VM_GENERATION } from '../boot/firmware.js';
+import { VM_GENERATION, VM_GENERATION_BYTES } from '../boot/firmware.js';
 import { randomBytes } from '../devices/backend/random-source.js';
-import type { GuestMemory } from '../memory/guest-memory.js';
-import { GSI } from '../memory/layout.js';
-import type { BoardFds } from './board.js';
+import { GSI, VM_GENERATION_ID } from '../memory/layout.js';
+import type { Machine } from './machine.js';
 import type { VmReport } from './report.js';
 
-interface Restored {
-  readonly memory: GuestMemory;
-  readonly fds: BoardFds;
-  readonly kernel: VmReport['kernel'];
-}
-
-/** For a machine whose interrupt controllers are as they were. One without ACPI tables has no ID. */
-export function renewGeneration({ memory, fds, kernel }: Restored): void {
-  const place = kernel.placed.find(({ name }) => name === VM_GENERATION);
-  // The list comes from a file.
-  if (place === undefined || !memory.contains(place.base, place.size)) return;
-  memory.write(place.base, randomBytes(place.size));
-  fds.irq.get(GSI.GENERIC_EVENT)?.signal();
+/**
+ * For a machine whose interrupt controllers are as they were. One without ACPI tables has no ID.
+ * @param placed what the boot has put into the machine's memory
+ */
+export function renewGeneration({ memory, kvm }: Machine, placed: VmReport['kernel']['placed']): void {
+  if (!placed.some(({ name }) => name === VM_GENERATION)) return;
+  // Where and how long it is says the layout: the list comes from a file.
+  memory.write(VM_GENERATION_ID, randomBytes(VM_GENERATION_BYTES));
+  // KVM API 4.25: an edge.
+  kvm.irqLine(GSI.GENERIC_EVENT, 1);
+  kvm.irqLine(GSI.GENERIC_EVENT, 0);
 }

@@ -24,6 +24,7 @@ const README_NAMES: Readonly<Record<string, string>> = {
   ClosureDeviceConfig: "import type { ClosureDeviceConfig } from 'microvisor';",
   createVm: "import { createVm } from 'microvisor';",
   restoreVm: "import { restoreVm } from 'microvisor';",
+  VcpuPool: "import { VcpuPool } from 'microvisor';",
   kernel: 'declare const kernel: string;',
   bootLinux: "import { bootLinux } from 'microvisor/testing';",
   test: "import { test } from 'node:test';",
