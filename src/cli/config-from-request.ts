@@ -88,8 +88,8 @@ export function vmConfig(request: RunRequest, surroundings: Surroundings): VmCon
 /** The explorer shows a timeline. A kernel of one's own is one that may fail: its last exits are kept for the boot doctor. */
 function traceOf({ trace, explore, kernel }: RunRequest): Pick<VmConfig, 'trace'> {
   if (trace !== undefined) return { trace: RECORDED_EXITS };
-  if (explore !== undefined) return { trace: true };
-  return kernel === undefined ? {} : { trace: REMEMBERED_EXITS };
+  if (kernel === undefined) return explore === undefined ? {} : { trace: 'explorer' };
+  return { trace: explore === undefined ? REMEMBERED_EXITS : true };
 }
 
 /** The option that gave a configuration field, for messages. */

@@ -20,7 +20,7 @@ export function runRestored({ directory, verify, clock, run }: RestoreRequest): 
         ...(nets === undefined ? {} : { nets }),
         ...(mergeable === undefined ? {} : { mergeable }),
         ...(hugePages === undefined ? {} : { hugePages }),
-        ...(run.explore === undefined ? {} : { trace: true }),
+        ...(run.explore === undefined ? {} : { trace: 'explorer' as const }),
         ...(command === undefined ? {} : { exec: { argv: command } }),
       }),
     );

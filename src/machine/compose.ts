@@ -14,7 +14,7 @@ import { KVM_IDENTITY_MAP, KVM_TSS, PORT, ramRanges } from '../memory/layout.js'
 import { allocateAssistCounters } from '../vcpu/assist/assist.js';
 import { armSyscallRemedy } from '../vcpu/assist/syscall-remedy.js';
 import { ExitStatistics } from '../vcpu/observe/statistics.js';
-import { allocateTrace } from '../vcpu/observe/trace.js';
+import { allocateTrace, switchTrace } from '../vcpu/observe/trace.js';
 import { LOCK_WORDS } from '../vcpu/worker-protocol.js';
 import { closeBoardFds, createBoard, createBoardFds, legacyDevices, type Board, type BoardFds } from './board.js';
 import type { CompleteConfig } from './config.js';
@@ -125,7 +125,9 @@ export function composeMachine(plan: MachinePlan, undo: Undo): Machine {
 
 function traceRing({ trace }: CompleteConfig): SharedArrayBuffer | undefined {
   if (trace === false) return undefined;
-  return trace === true ? allocateTrace() : allocateTrace(trace);
+  const ring = typeof trace === 'number' ? allocateTrace(trace) : allocateTrace();
+  if (trace === 'explorer') switchTrace(ring, false);
+  return ring;
 }
 
 function warner({ onWarning }: CompleteConfig): (message: string) => void {

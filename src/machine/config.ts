@@ -57,9 +57,10 @@ export interface VmConfig {
   readonly hugePages?: boolean;
   /**
    * Each vCPU keeps its last exits, to be read live as `Vm.vcpus[i].trace`: as many as this says, a power of two from 2
-   * to 2^20, or 4096 for true. Default false: nothing is traced.
+   * to 2^20, or 4096 for true. `explorer`: 4096, and only while a page of `explore` is open. Default false: nothing is
+   * traced.
    */
-  readonly trace?: boolean | number;
+  readonly trace?: boolean | number | 'explorer';
   /** What COM1 does when nobody reads its output: `drop` loses and counts bytes, `wait` stalls the guest; default `drop`. */
   readonly consoleOverflow?: 'drop' | 'wait';
   /**
@@ -99,7 +100,7 @@ export interface VmConfig {
   readonly signal?: AbortSignal;
 }
 
-const TRACE_FORM = 'must be true, false, or a power of two from 2 to 2^20';
+const TRACE_FORM = "must be true, false, 'explorer', or a power of two from 2 to 2^20";
 const NAMED_TEXTS = 'must be an object that gives each name a text';
 
 const execRequest = v.strictObject({
@@ -142,6 +143,7 @@ const schema = v.strictObject({
     v.union(
       [
         v.boolean(),
+        v.literal('explorer'),
         v.pipe(
           v.number(),
           v.check((value) => Number.isInteger(Math.log2(value)) && value >= 2 && value <= 2 ** 20, TRACE_FORM),

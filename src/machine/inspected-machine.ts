@@ -1,6 +1,7 @@
 // What a debugger or an explorer in the same process sees of a machine beside its public face.
 // Our own; the registers are those of the register file, so that looking at them costs no vCPU anything.
 import type { FieldEntry } from '../devices/register-file.js';
+import { switchTrace } from '../vcpu/observe/trace.js';
 import type { DebuggedMachine } from './gdb-target.js';
 import type { Machine } from './machine.js';
 
@@ -9,11 +10,18 @@ export interface InspectedMachine extends Omit<DebuggedMachine, 'facilities'> {
   readonly quirks: readonly string[];
   /** Every field of every device, live. */
   readonly fields: readonly FieldEntry[];
+  /** Somebody looks at the exits, or no longer: for a machine that traces them only then. */
+  watchExits(isWatched: boolean): void;
 }
 
 export function inspectMachine(
-  { threads, memory, board, quirks }: Machine,
+  { config, threads, memory, board, quirks, traces }: Machine,
   life: Pick<DebuggedMachine, 'hold' | 'release' | 'kill'>,
 ): InspectedMachine {
-  return { threads, memory, quirks, fields: board.registers.fields, ...life };
+  const watchExits = (isWatched: boolean): void => {
+    if (config.trace !== 'explorer') return;
+    for (const ring of traces) if (ring !== undefined) switchTrace(ring, isWatched);
+    if (isWatched) for (const thread of threads) thread.kick();
+  };
+  return { threads, memory, quirks, fields: board.registers.fields, watchExits, ...life };
 }

@@ -63,15 +63,19 @@ export function createExitPath(parts: ExitPathParts): ExitPath {
 
   // The trace wants the stamps of every exit; the statistics still take only those that they want.
   const untaken = new Int32Array(new ArrayBuffer(4));
-  const takeTime = (): void => {
-    if (isTraced && (untaken[0] as number) > 0) {
+  // @returns whether the exit is traced. Only an exit with stamps can be, so that the others need not ask: a trace that
+  // is switched off costs them nothing.
+  const takeTime = (): boolean => {
+    const isRecorded = isTraced && trace.isOn();
+    if (isRecorded && (untaken[0] as number) > 0) {
       untaken[0] = (untaken[0] as number) - 1;
       untimed[0] = -1;
-      return;
+      return true;
     }
     const next = isCounted ? counter.timed() : -1;
-    if (isTraced) untaken[0] = next;
-    untimed[0] = isTraced ? -1 : next;
+    if (isTraced) untaken[0] = isRecorded ? next : -1;
+    untimed[0] = isRecorded ? -1 : next;
+    return isRecorded;
   };
 
   // `rep ins` and `rep outs` come as one exit with a count: the port stays, the data advances.
@@ -104,10 +108,10 @@ export function createExitPath(parts: ExitPathParts): ExitPath {
 
   return () => {
     enter();
-    if ((untimed[0] as number) < 0) takeTime();
+    const isRecorded = (untimed[0] as number) < 0 && takeTime();
     if (isCoalesced && words[RING_FIRST] !== words[RING_LAST]) coalesced.drain();
     // A KVM_RUN that a kick ended is no exit of the guest's.
-    if (isTraced) {
+    if (isTraced && isRecorded) {
       if (failed[0] === 0) trace.exited();
       else trace.interrupted();
     }
@@ -141,7 +145,7 @@ export function createExitPath(parts: ExitPathParts): ExitPath {
       const stop = serveOther(reason);
       if (stop !== undefined) return stop;
     }
-    if (isTraced) trace.served();
+    if (isTraced && isRecorded) trace.served();
     return pending[0] === 0 ? undefined : PENDING;
   };
 }

@@ -1,5 +1,5 @@
 // The exit explorer of a running machine: a page on this machine that shows it and steers it.
-// While no page is open nothing is looked at; while one is, the machine is looked at a few times a second.
+// While no page is open nothing is looked at or traced for it; while one is, the machine is looked at a few times a second.
 import { System } from '../kvm/system.js';
 import { debugFacilities } from '../machine/host-quirks.js';
 import type { Vm } from '../machine/vm.js';
@@ -245,6 +245,7 @@ class LiveSession implements PageHandlers {
   }
 
   #rest(): void {
+    if (this.#timer !== undefined) this.#view.lookAway();
     clearInterval(this.#timer);
     this.#timer = undefined;
   }

@@ -7,6 +7,7 @@ import { disassemble, hex } from '../vcpu/disassemble.js';
 import type { VcpuState } from '../vcpu/dump.js';
 import { readLinear, walk } from '../vcpu/paging.js';
 import { TraceReader } from '../vcpu/observe/trace-reader.js';
+import { isTraceOn } from '../vcpu/observe/trace.js';
 import { Latencies } from './latencies.js';
 import type { Answer, ExitRow, PageRequest, ServerMessage, VcpuCounters } from './protocol.js';
 
@@ -42,10 +43,16 @@ export class MachineView {
     return this.#readers[0]?.tscKhz ?? 1;
   }
 
-  /** Nobody looked for a while: what the rings have forgotten since is no loss. */
+  /** Somebody looks again: what the rings have forgotten since is no loss. */
   lookAgain(): void {
     this.#readers = this.#newReaders();
     this.stoodStill();
+    this.#inspected.watchExits(true);
+  }
+
+  /** Nobody looks any more. */
+  lookAway(): void {
+    this.#inspected.watchExits(false);
   }
 
   /** The machine stood still: how long it did is not the time of an exit. */
@@ -153,7 +160,13 @@ export class MachineView {
   // Readers of our own: a recording empties those of the vCPUs' handles.
   #newReaders(): readonly TraceReader[] {
     this.#lost = [];
-    return this.#vm.vcpus.flatMap(({ trace }) => (trace === undefined ? [] : [new TraceReader(trace.ring)]));
+    const rings = this.#vm.vcpus.flatMap(({ trace }) => trace?.ring ?? []);
+    return rings.map((ring) => {
+      const reader = new TraceReader(ring);
+      // What a page before this one saw has nothing to do with what comes.
+      if (!isTraceOn(ring)) reader.read();
+      return reader;
+    });
   }
 }
 

@@ -2,11 +2,12 @@
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { createVm, explore, type Vm, type VmConfig } from '../../src/index.js';
 import type { ServerMessage } from '../../src/web/protocol.js';
 import { ExplorerClient } from '../support/explorer-client.js';
 import { noKvm } from '../support/kvm.js';
+import { isTraceOn, TRACE_LAYOUT } from '../../src/vcpu/observe/trace.js';
 
 const LOAD = 0x10_0000;
 /** Long mode: mov $'A',%al; mov $0x3f8,%dx; out %al,(%dx); incl 0x600; jmp to the out. */
@@ -100,6 +101,35 @@ describe.skipIf(noKvm)('explore', () => {
     using later = await ExplorerClient.open(url);
     await later.until(() => later.printed === 'typed', 'what was printed before');
     expect(await later.next('state', () => true, 0)).toMatchObject({ state: 'running' });
+  });
+
+  it('"closed, by nothing": exits are traced while a page is open only, and a later page sees its own', async () => {
+    await using it = await explored(PRINTS, { trace: 'explorer' });
+    const { vm, page, url } = it;
+    const ring = vm.vcpus[0]?.trace?.ring as SharedArrayBuffer;
+    const recorded = (): number => Atomics.load(new Int32Array(ring), TRACE_LAYOUT.head);
+    await vm.start();
+    expect(await page.next('hello', () => true, 0)).toMatchObject({ isTraced: true });
+    await page.next('exits', ({ rows }) => rows.length > 10);
+    page[Symbol.dispose]();
+    await vi.waitFor(() => expect(isTraceOn(ring)).toBe(false), 20_000);
+    // A vCPU that has just seen it on may record one exit more.
+    const goesOn = async (): Promise<void> => {
+      const exits = exitsOf(vm);
+      await vi.waitFor(() => expect(exitsOf(vm)).toBeGreaterThan(exits + 1000), 20_000);
+    };
+    await goesOn();
+    const before = recorded();
+    await goesOn();
+    expect(recorded()).toBe(before);
+    const opened = performance.now();
+    using later = await ExplorerClient.open(url);
+    const { rows } = await later.next('exits', (message) => message.rows.length > 10, 0);
+    expect(recorded()).toBeGreaterThan(before);
+    // Nothing of the time in between is taken for an exit's.
+    const khz = (await later.next('hello', () => true, 0)).tscKhz;
+    const longest = Math.max(...rows.map(({ entered, exited, served }) => exited - entered + served));
+    expect(longest / khz).toBeLessThan(performance.now() - opened);
   });
 
   it('pauses, shows registers and code, and goes on', async () => {

@@ -8,6 +8,7 @@ import type { MmioBack } from '../../devices/virtio/mmio-back.js';
 import type { GuestMemory } from '../../memory/guest-memory.js';
 import type { ExitStatistics } from '../../vcpu/observe/statistics.js';
 import { TraceReader } from '../../vcpu/observe/trace-reader.js';
+import { isTraceOn } from '../../vcpu/observe/trace.js';
 import type { Board } from '../board.js';
 import { allConsoles, type Consoles } from '../consoles.js';
 import { reportVcpu, type VmReport } from '../report.js';
@@ -63,7 +64,10 @@ export function examine(machine: ExaminedMachine, symptoms: Symptoms): Diagnosis
   };
   return diagnose(evidence, {
     symbols: symbolsOf(sources),
-    traces: machine.traces.map((ring) => (ring === undefined ? [] : new TraceReader(ring).read())),
+    // Of one that is switched off the last exits are long ago.
+    traces: machine.traces.map((ring) =>
+      ring !== undefined && isTraceOn(ring) ? new TraceReader(ring).read() : [],
+    ),
     deviceAt: (space, address) => (space === 'port' ? board.pio : board.mmio).rowAt(address)?.name ?? 'nobody',
   });
 }

@@ -8,6 +8,8 @@ import type { VcpuFd } from '../../kvm/vcpu-fd.js';
 export const TRACE_LAYOUT = {
   /** i32: records written so far, modulo 2^32. */
   head: 0,
+  /** i32, written by the owner: above 0 while nobody wants records. */
+  off: 1,
   /** f64: TSC cycles a second, in thousands. */
   tscKhz: 1,
   headerBytes: 64,
@@ -17,7 +19,7 @@ export const TRACE_LAYOUT = {
   unionWords: 8,
 } as const;
 
-const { head: HEAD, headerBytes: HEADER, recordBytes: RECORD } = TRACE_LAYOUT;
+const { head: HEAD, off: OFF, headerBytes: HEADER, recordBytes: RECORD } = TRACE_LAYOUT;
 
 /** Records that a ring has when nothing else is said: 256 KiB. */
 const DEFAULT_RECORDS = 4096;
@@ -32,8 +34,23 @@ export function allocateTrace(records = DEFAULT_RECORDS): SharedArrayBuffer {
   return new SharedArrayBuffer(HEADER + records * RECORD);
 }
 
-/** The vCPU thread's end of a ring. The run loop calls both for each exit; nothing is allocated. */
+/**
+ * Whether exits leave records; in a new ring they do. It is on when it was switched on as often as off. A vCPU that runs
+ * sees at once that it is off, and that it is on when it is entered anew: after a kick.
+ */
+export function switchTrace(ring: SharedArrayBuffer, isOn: boolean): void {
+  Atomics.add(new Int32Array(ring), OFF, isOn ? -1 : 1);
+}
+
+/** Whether exits leave records now. */
+export function isTraceOn(ring: SharedArrayBuffer): boolean {
+  return Atomics.load(new Int32Array(ring), OFF) <= 0;
+}
+
+/** The vCPU thread's end of a ring. The run loop calls these for each exit that is traced; nothing is allocated. */
 export interface TraceRecorder {
+  /** Whether the exit that has just come is to be traced. */
+  isOn(): boolean;
   /** Before an exit is served, so that one which never ends is seen, too. */
   exited(): void;
   /** A kick ended KVM_RUN: the exit that comes after it was entered to before, as far as anybody is concerned. */
@@ -70,6 +87,12 @@ export function createTraceRecorder(
   };
 
   return {
+    isOn() {
+      if ((words[OFF] as number) <= 0) return true;
+      // What was entered before it was switched off came to an exit that nobody recorded.
+      since[0] = 0;
+      return false;
+    },
     exited() {
       const byte = HEADER + (head & mask) * RECORD;
       const double = byte >> 3;
