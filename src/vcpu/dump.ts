@@ -5,6 +5,7 @@ import type { Regs, Segment, Sregs } from '../kvm/registers.js';
 import type { VcpuFd } from '../kvm/vcpu-fd.js';
 import { disassemble, hex, hexBytes, type DisassembledInstruction } from './disassemble.js';
 import { pagingMode, readLinear, walk, type PagingMode, type Walk } from './paging.js';
+import { CONTROL_REGISTERS, GENERAL_REGISTER_ROWS } from './register-names.js';
 
 export type CpuMode = 'real' | 'virtual-8086' | 'protected' | 'compatibility' | 'long';
 
@@ -59,7 +60,7 @@ const CR0_PE = 1n;
 const RFLAGS_VM = 1n << 17n;
 const EFER_LMA = 1n << 10n;
 const SEGMENT_NAMES = ['cs', 'ds', 'es', 'fs', 'gs', 'ss', 'tr', 'ldt'] as const;
-const CONTROL_NAMES = ['cr0', 'cr2', 'cr3', 'cr4', 'cr8', 'efer', 'apicBase'] as const;
+const CONTROL_NAMES = [...CONTROL_REGISTERS, 'apicBase'] as const;
 
 /** Reads the registers (five ioctls) and the memory around RIP. On the vCPU's thread, outside KVM_RUN. */
 export function captureState(vcpu: VcpuFd, memory: GuestMemory): VcpuState {
@@ -101,7 +102,7 @@ export function formatState(state: VcpuState): string[] {
     `vCPU ${state.vcpu}: ${state.mode} mode, ${state.codeBits}-bit code, CPL ${state.cpl}, paging ${state.paging}` +
       (state.exception === undefined ? '' : `, exception ${state.exception} under way`),
   ];
-  for (const row of REGISTER_ROWS)
+  for (const row of GENERAL_REGISTER_ROWS)
     lines.push(`  ${row.map((name) => `${name.padEnd(3)}=${wide(regs[name])}`).join(' ')}`);
   lines.push(`  rip=${wide(regs['rip'])} rflags=${(regs['rflags'] ?? '0x0').slice(2).padStart(8, '0')}`);
   for (const [name, segment] of Object.entries(segments))
@@ -119,13 +120,6 @@ export function formatState(state: VcpuState): string[] {
   if (state.walk.steps.length > 0 || state.walk.fault !== undefined) lines.push(`  ${formatWalk(state.walk)}`);
   return lines;
 }
-
-const REGISTER_ROWS = [
-  ['rax', 'rbx', 'rcx', 'rdx'],
-  ['rsi', 'rdi', 'rsp', 'rbp'],
-  ['r8', 'r9', 'r10', 'r11'],
-  ['r12', 'r13', 'r14', 'r15'],
-] as const;
 
 function formatWalk({ steps, gpa, pageSize, rights, fault }: WalkState): string {
   const path = steps.map((step) => `${step.name} ${step.entry}`).join(' > ');

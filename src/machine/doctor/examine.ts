@@ -65,9 +65,7 @@ export function examine(machine: ExaminedMachine, symptoms: Symptoms): Diagnosis
   return diagnose(evidence, {
     symbols: symbolsOf(sources),
     // Of one that is switched off the last exits are long ago.
-    traces: machine.traces.map((ring) =>
-      ring !== undefined && isTraceOn(ring) ? new TraceReader(ring).read() : [],
-    ),
+    traces: machine.traces.map((ring) => (ring !== undefined && isTraceOn(ring) ? new TraceReader(ring).read() : [])),
     deviceAt: (space, address) => (space === 'port' ? board.pio : board.mmio).rowAt(address)?.name ?? 'nobody',
   });
 }

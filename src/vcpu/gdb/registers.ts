@@ -1,6 +1,7 @@
 // The registers that gdb sees: rows in gdb's order, the XML that describes them, and how a vCPU's state maps to them.
 // GDB manual, appendix "Target Descriptions": i386 Features; Intel SDM vol. 1 §10.5.1 (layout of the FXSAVE area).
 import type { PartialSregs, Regs, Sregs } from '../../kvm/registers.js';
+import { CONTROL_REGISTERS, RFLAGS_BITS } from '../register-names.js';
 
 /** A vCPU's registers, as plain data. */
 export interface RegisterState {
@@ -49,7 +50,7 @@ const selector = (name: 'cs' | 'ss' | 'ds' | 'es' | 'fs' | 'gs'): RegisterRow =>
   read: ({ sregs }) => BigInt(sregs[name].selector),
 });
 
-const control = (name: 'cr0' | 'cr2' | 'cr3' | 'cr4' | 'cr8' | 'efer'): RegisterRow => ({
+const control = (name: (typeof CONTROL_REGISTERS)[number]): RegisterRow => ({
   name,
   bits: 64,
   type: 'uint64',
@@ -89,29 +90,10 @@ export const FX_BYTES = 512;
 const numbered = (count: number, row: (index: number) => RegisterRow): RegisterRow[] =>
   Array.from({ length: count }, (_, index) => row(index));
 
-const EFLAGS = [
-  ['CF', 0],
-  ['PF', 2],
-  ['AF', 4],
-  ['ZF', 6],
-  ['SF', 7],
-  ['TF', 8],
-  ['IF', 9],
-  ['DF', 10],
-  ['OF', 11],
-  ['NT', 14],
-  ['RF', 16],
-  ['VM', 17],
-  ['AC', 18],
-  ['VIF', 19],
-  ['VIP', 20],
-  ['ID', 21],
-] as const;
-
 const FEATURES: readonly Feature[] = [
   {
     name: 'org.gnu.gdb.i386.core',
-    types: `<flags id="i386_eflags" size="4">${EFLAGS.map(
+    types: `<flags id="i386_eflags" size="4">${RFLAGS_BITS.map(
       ([name, bit]) => `<field name="${name}" start="${bit}" end="${bit}"/>`,
     ).join('')}</flags>`,
     rows: [
@@ -156,7 +138,7 @@ const FEATURES: readonly Feature[] = [
   {
     name: 'microvisor.system',
     types: '',
-    rows: (['cr0', 'cr2', 'cr3', 'cr4', 'cr8', 'efer'] as const).map(control),
+    rows: CONTROL_REGISTERS.map(control),
   },
 ];
 

@@ -3,27 +3,12 @@
 import type { Connection, Handlers } from './connection.js';
 import { byId, empty, fill, h } from './dom.js';
 import type { VcpuState } from '../../vcpu/dump.js';
+import { CONTROL_REGISTERS, GENERAL_REGISTER_ROWS, RFLAGS_BITS } from '../../vcpu/register-names.js';
 import type { DisassembledInstruction } from '../../vcpu/disassemble.js';
 import type { Answer, MachineState } from '../protocol.js';
 
-const GENERAL = [
-  ['rax', 'rbx', 'rcx', 'rdx'],
-  ['rsi', 'rdi', 'rbp', 'rsp'],
-  ['r8', 'r9', 'r10', 'r11'],
-  ['r12', 'r13', 'r14', 'r15'],
-] as const;
-const CONTROL = ['cr0', 'cr2', 'cr3', 'cr4', 'efer'] as const;
-const FLAGS = [
-  ['CF', 0],
-  ['PF', 2],
-  ['AF', 4],
-  ['ZF', 6],
-  ['SF', 7],
-  ['TF', 8],
-  ['IF', 9],
-  ['DF', 10],
-  ['OF', 11],
-] as const;
+/** Flags from here on are set by few programs, and shown when they are set. */
+const RARE_FLAG = 12;
 
 export class ProcessorPanel {
   readonly handlers: Handlers;
@@ -139,7 +124,6 @@ export class ProcessorPanel {
         h('span', { class: 'name' }, name.toUpperCase()),
         h('span', { class: 'mono' }, (value ?? '0x0').slice(2).padStart(digits, '0')),
       );
-    const flags = BigInt(regs['rflags'] ?? '0x0');
     return [
       h(
         'p',
@@ -150,16 +134,16 @@ export class ProcessorPanel {
       h(
         'div',
         { class: 'register-grid' },
-        ...GENERAL.flat().map((name) => register(name, regs[name], before?.regs[name])),
+        ...GENERAL_REGISTER_ROWS.flat().map((name) => register(name, regs[name], before?.regs[name])),
         register('rip', regs['rip'], before?.regs['rip']),
-        ...CONTROL.map((name) => register(name, control[name], before?.control[name])),
+        ...CONTROL_REGISTERS.map((name) => register(name, control[name], before?.control[name])),
         register('gs', segments['gs']?.base, before?.segments['gs']?.base),
         register('rflags', regs['rflags'], before?.regs['rflags'], 8),
       ),
       h(
         'p',
         { class: 'flags', 'aria-label': 'RFLAGS' },
-        ...FLAGS.map(([name, bit]) => h('span', { class: (flags >> BigInt(bit)) & 1n ? 'flag on' : 'flag' }, name)),
+        ...flagMarks(BigInt(regs['rflags'] ?? '0x0')),
         h('span', { class: 'mono segments' }, segmentWords(segments)),
       ),
     ];
@@ -185,6 +169,13 @@ export class ProcessorPanel {
       `0x${address} → ${'walk' in answer ? (answer.walk.gpa ?? answer.walk.fault ?? '') : 'unknown'}`,
     );
   }
+}
+
+function flagMarks(rflags: bigint): HTMLElement[] {
+  return RFLAGS_BITS.flatMap(([name, bit]) => {
+    const isSet = ((rflags >> BigInt(bit)) & 1n) === 1n;
+    return isSet || bit < RARE_FLAG ? [h('span', { class: isSet ? 'flag on' : 'flag' }, name)] : [];
+  });
 }
 
 function segmentWords(segments: VcpuState['segments']): string {

@@ -50,7 +50,16 @@ function rig(trace: SharedArrayBuffer | undefined) {
     if (--state.left === 0) pending[0] = 1;
   };
   const statistics = new ExitStatistics(ExitStatistics.allocate());
-  const fd = { run, stamps, untimed, lastErrno: new Int32Array(1), id: 0, enter, now: () => state.now, getTscKhz: () => 1 };
+  const fd = {
+    run,
+    stamps,
+    untimed,
+    lastErrno: new Int32Array(1),
+    id: 0,
+    enter,
+    now: () => state.now,
+    getTscKhz: () => 1,
+  };
   const vcpu = new Vcpu({
     fd: fd as unknown as VcpuFd,
     pio: Bus.ports(),
