@@ -46,6 +46,6 @@ export function runPortOutput({ output }: { readonly output: (text: string) => v
     text += letter;
     output(letter);
   }
-  output(`That were ${exits} exits, one a letter.\n`);
+  output(`Those were ${exits} exits, one a letter.\n`);
   return { text, exits };
 }

@@ -25,13 +25,21 @@ function title({ name }: Lesson): string {
   return name.slice(3).padEnd(15);
 }
 
+export interface ShowOptions extends RenderOptions {
+  /** Where the student's files go when nothing else is said. */
+  readonly work: string;
+}
+
 /** Prints the lesson's README, and runs its worked guest. */
-export async function show(lesson: Lesson, output: Output, options: RenderOptions): Promise<void> {
+export async function show(lesson: Lesson, output: Output, options: ShowOptions): Promise<void> {
   output(renderMarkdown(readme(lesson), options));
   output(`\nIts files are in ${join(GUESTS, lesson.name)}. It runs:\n\n`);
   await lesson.run({ output });
   const number = lessonNumber(lesson);
-  output(`\nNow your turn: microvisor lesson ${number} --work DIR copies the exercise to DIR, and grades it.\n`);
+  output(
+    `\nNow your turn: npx microvisor lesson ${number} --watch copies the exercise to ${options.work}/, and grades it\n` +
+      'whenever you save it; with --work DIR it goes to a folder of your choice.\n',
+  );
 }
 
 export interface GradeOptions {
@@ -47,11 +55,14 @@ export async function grade(lesson: Lesson, { folder, output, watch }: GradeOpti
   const { path, isNew } = openWork(lesson, folder);
   if (isNew) output(`The exercise of lesson ${lesson.name} is in ${path} now. As it is:\n\n`);
   const watchdog = new Watchdog();
+  const next = LESSONS[LESSONS.indexOf(lesson) + 1];
+  const onward = next === undefined ? 'It was the last one.' : `The next: npx microvisor lesson ${lessonNumber(next)}`;
   let isPassed = false;
   const once = async (): Promise<void> => {
     const result = await gradeFile(lesson, path, { watchdog });
     isPassed = result.failed === undefined;
     output(formatGrade(lesson, path, result));
+    if (isPassed) output(`${onward}\n`);
   };
   if (watch === undefined) await once();
   else

@@ -6,13 +6,16 @@ import type { DefineVerb } from './verb.js';
 
 const AFTER_HELP = `
 Without N the lessons are listed. With N alone the lesson is explained and its worked guest runs. With --work the
-exercise is copied to DIR/NN-NAME/, unless it is there already, and graded: edit it, and do the same again.
+exercise is copied to DIR/NN-NAME/, unless it is there already, and graded: edit it, and do the same again; or let
+--watch do so at each save.
 
-  microvisor lesson 3
-  microvisor lesson 3 --work my-lessons --watch
+  npx microvisor lesson 3
+  npx microvisor lesson 3 --watch
 
 Guests are made by GNU binutils (as, ld), two of them by gcc. Status: 0, or 1 when the exercise is not passed yet.
 `;
+/** Where the exercises go when nothing else is said. */
+const DEFAULT_WORK = 'my-lessons';
 const DEFAULT_COLUMNS = 80;
 
 interface LessonOptions {
@@ -24,15 +27,16 @@ export const define: DefineVerb = (command, { end }) => {
   command
     .argument('[N]', 'number of a lesson, or the name of its folder')
     .option('--work <DIR>', 'your own folder: copy the exercise there, and grade it')
-    .option('--watch', 'with --work: grade again whenever you save')
+    .option('--watch', `grade it, and again whenever you save; --work is ${DEFAULT_WORK} when it is not given`)
     .addHelpText('after', AFTER_HELP)
-    .action(async (wanted: string | undefined, { work, watch }: LessonOptions) => {
+    .action(async (wanted: string | undefined, { work: folder, watch }: LessonOptions) => {
+      const work = folder ?? (watch === true ? DEFAULT_WORK : undefined);
       const { findLesson, grade, listLessons, show } = await import('../../guests/ladder/door.js');
       const output = (text: string): void => void process.stdout.write(text);
-      if (watch === true && work === undefined) throw new UsageError('--watch', 'goes with --work DIR only; add it');
       if (wanted === undefined) {
-        if (work !== undefined) throw new UsageError('N', 'is missing: name the lesson to grade, as in lesson 3');
-        output(`${listLessons()}\nmicrovisor lesson 1 begins.\n`);
+        if (work !== undefined)
+          throw new UsageError('N', 'is missing: name the lesson to grade, as in microvisor lesson 3');
+        output(`${listLessons()}\nnpx microvisor lesson 1 begins.\n`);
         return end({ status: 0 });
       }
       const lesson = findLesson(wanted);
@@ -42,7 +46,7 @@ export const define: DefineVerb = (command, { end }) => {
         const columns = process.stdout.isTTY ? process.stdout.columns : DEFAULT_COLUMNS;
         // https://no-color.org: set and not empty means no colour.
         const colour = process.stdout.isTTY && (process.env['NO_COLOR'] ?? '') === '';
-        await show(lesson, output, { columns, colour });
+        await show(lesson, output, { columns, colour, work: DEFAULT_WORK });
         return end({ status: 0 });
       }
       checkFolder(work);

@@ -47,16 +47,19 @@ describe('microvisor lesson', { timeout: 180_000 }, () => {
     copyFileSync(SOLUTION, path);
     const second = await lesson(['1', '--work', join(folder, 'work')]);
     expect(second).toMatchObject({ status: 0, stderr: '' });
-    expect(String(second.stdout)).toMatch(/✓ AX is 5050 for N = 100\nLesson 01-halt is passed\.\n$/);
+    expect(String(second.stdout)).toMatch(
+      /✓ AX is 5050 for N = 100\nLesson 01-halt is passed\.\nThe next: npx microvisor lesson 2\n$/,
+    );
     // "never over a file of yours"
     expect(readFileSync(path)).toEqual(readFileSync(SOLUTION));
   });
 
-  it.skipIf(noKvm)('"--watch reruns on save"', async () => {
-    const { child, seen, ended } = start(['lesson', '1', '--work', folder, '--watch'], { input: '' });
+  it.skipIf(noKvm)('"--watch reruns on save", in a folder of its own choice when it is told none', async () => {
+    const { child, seen, ended } = start(['lesson', '1', '--watch'], { input: '', cwd: folder });
     try {
+      await seen('is in my-lessons/01-halt/exercise.S now');
       await seen('Waiting for you to save it');
-      copyFileSync(SOLUTION, join(folder, '01-halt/exercise.S'));
+      copyFileSync(SOLUTION, join(folder, 'my-lessons/01-halt/exercise.S'));
       await seen('Lesson 01-halt is passed.');
       child.kill('SIGINT');
       expect((await ended).signal).toBe('SIGINT');

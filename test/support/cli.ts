@@ -25,6 +25,7 @@ export interface StartOptions {
   /** Written to stdin, which is then closed; undefined: stdin is a pipe that stays open. */
   readonly input?: Uint8Array | string;
   readonly uid?: number;
+  readonly cwd?: string;
   readonly env?: Readonly<Record<string, string>>;
   /** Command and arguments to put in front. */
   readonly wrapper?: readonly string[];
@@ -37,6 +38,7 @@ export function start(words: readonly string[], options: StartOptions = {}): Run
     // A process group of its own, so that what it leaves behind can be found.
     detached: true,
     env: { ...process.env, ...options.env },
+    ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     ...(options.uid === undefined ? {} : { uid: options.uid, gid: options.uid }),
   });
   const stdout: Buffer[] = [];

@@ -37,7 +37,7 @@ describe('"one clear sentence, status 2"', () => {
       /cannot be copied to \/proc\/x\/01-halt\/ex.*another/,
     ],
     ['a folder without a name', ['lesson', '1', '--work', ''], /--work: takes the name of a folder/],
-    ['nothing to watch', ['lesson', '1', '--watch'], /--watch: goes with --work DIR only/],
+    ['nothing to watch', ['lesson', '--watch'], /N: is missing: name the lesson to grade/],
     ['options that conflict', ['run', '--load', '0x1000'], /--load: .*--entry/],
   ])('%s', (_, words, message) => {
     const { status, stdout, stderr } = microvisor(...words);
@@ -53,7 +53,7 @@ describe('what was asked for goes to stdout, with status 0', () => {
     ['help of a verb', ['run', '--help'], /--kernel <FILE>[^]*Status: 0 the guest powered off/],
     ['the same by the word', ['help', 'check'], /--json/],
     ['help of a command of a verb', ['disk', 'create', '--help'], /--from <DIR>/],
-    ['the lessons', ['lesson'], / 13 {2}linux-boot +the Linux boot protocol[^]*microvisor lesson 1 begins\.\n$/],
+    ['the lessons', ['lesson'], / 13 {2}linux-boot +the Linux boot protocol[^]*npx microvisor lesson 1 begins\.\n$/],
     ['--version', ['--version'], /^\d+\.\d+\.\d+\n$/],
   ])('%s', (_, words, text) => {
     const { status, stdout, stderr } = microvisor(...words);

@@ -37,10 +37,10 @@ describe('the READMEs of the lessons', () => {
   it.each(LESSONS)('$name says how to run it, its idea, its exercise, and the specification', (lesson) => {
     const text = readFileSync(join(GUESTS, lesson.name, 'README.md'), 'utf8');
     const number = Number(lesson.name.slice(0, 2));
-    expect(text).toMatch(new RegExp(`^# Lesson ${number}: .+\n\n\`microvisor lesson ${number}\`\n`));
+    expect(text).toMatch(new RegExp(`^# Lesson ${number}: .+\n\n\`npx microvisor lesson ${number}\`\n`));
     expect(text).toContain('**The idea: ');
     expect(text).toContain(`**Exercise** [${lesson.exercise}](${lesson.exercise}): `);
-    expect(text).toContain(`\`microvisor lesson ${number} --work DIR\``);
+    expect(text).toContain(`\`npx microvisor lesson ${number} --work DIR\``);
     expect(text).toContain('**Specification** ');
     const shown = plain(text);
     expect(shown).not.toMatch(/\*\*|`|\]\(/);
