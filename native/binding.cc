@@ -200,6 +200,20 @@ Napi::Value CreateVcpu(Info info) {
 // tsc(vcpu): cycles since the process's first vCPU was created
 Napi::Value Tsc(Info info) { return Napi::Number::New(info.Env(), mv_vcpu_now(UnwrapVcpu(info[0]).vcpu)); }
 
+// setTrace(vcpu, ring?: Uint8Array in shared memory): what enterTraced() writes; without it nothing. 0 or -errno
+Napi::Value SetTrace(Info info) {
+  VcpuHandle &vcpu = UnwrapVcpu(info[0]);
+  Bytes ring{};
+  if (!info[1].IsUndefined()) {
+    ring = BytesOf(info[1], "the ring");
+    if (ring.length == 0) return Result(info, -EINVAL);
+  }
+  // Other memory could be taken away.
+  if (ring.data != nullptr && !ring.shared)
+    throw Napi::TypeError::New(info.Env(), "the ring must lie in shared memory");
+  return Result(info, vcpu.SetTrace(info.Env(), info[1], ring.data, ring.length));
+}
+
 // becomeRunner(vcpu): the token for kick(), or -errno
 Napi::Value BecomeRunner(Info info) {
   mv_vcpu *vcpu = UnwrapVcpu(info[0]).vcpu;
@@ -341,6 +355,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
       {"setMsrFilter", SetMsrFilter},
       {"createVcpu", CreateVcpu},
       {"tsc", Tsc},
+      {"setTrace", SetTrace},
       {"becomeRunner", BecomeRunner},
       {"kick", Kick},
       {"setSignalMask", SetSignalMask},
@@ -376,6 +391,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   };
   for (const auto &row : functions) exports.Set(row.name, Napi::Function::New(env, row.function, row.name));
   exports.Set("enter", Napi::Value(env, EnterFunction(env)));
+  exports.Set("enterTraced", Napi::Value(env, EnterTracedFunction(env)));
   return exports;
 }
 

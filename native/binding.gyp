@@ -7,6 +7,7 @@
         'ioctl.c',
         'vm.c',
         'vcpu.c',
+        'trace.c',
         'runners.c',
         'eventfd.c',
         'host.c',

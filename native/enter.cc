@@ -45,9 +45,12 @@ namespace microvisor {
 
 namespace {
 
+using Run = void (*)(uint32_t place);
+
+template <Run run>
 void Enter(const v8::FunctionCallbackInfo<v8::Value> &info) {
   if (info[0]->IsUint32() && mv_vcpu_is_place(info[0].As<v8::Uint32>()->Value())) {
-    mv_vcpu_run(info[0].As<v8::Uint32>()->Value());
+    run(info[0].As<v8::Uint32>()->Value());
     return;
   }
   v8::Isolate *isolate = info.GetIsolate();
@@ -56,23 +59,28 @@ void Enter(const v8::FunctionCallbackInfo<v8::Value> &info) {
 }
 
 #if MICROVISOR_FAST_CALL
-void FastEnter(const void *, uint32_t place) { mv_vcpu_run(place); }
+template <Run run>
+void FastEnter(const void *, uint32_t place) {
+  run(place);
+}
 
 const v8::CTypeInfo kArguments[] = {{v8::CTypeInfo::kV8Value}, {v8::CTypeInfo::kUint32}};
 const v8::CFunctionInfo kInfo = {{v8::CTypeInfo::kVoid}, 2, kArguments};
-const v8::CFunction kFastEnter = {reinterpret_cast<const void *>(FastEnter), &kInfo};
-const v8::CFunction *const kFast = &kFastEnter;
-#else
-const v8::CFunction *const kFast = nullptr;
+template <Run run>
+const v8::CFunction kFastEnter = {reinterpret_cast<const void *>(FastEnter<run>), &kInfo};
 #endif
 
-}  // namespace
-
-napi_value EnterFunction(napi_env) {
+template <Run run>
+napi_value Function() {
+#if MICROVISOR_FAST_CALL
+  const v8::CFunction *fast = &kFastEnter<run>;
+#else
+  const v8::CFunction *fast = nullptr;
+#endif
   v8::Isolate *isolate = v8::Isolate::GetCurrent();
   v8::Local<v8::Function> function =
-      v8::FunctionTemplate::New(isolate, Enter, v8::Local<v8::Value>(), v8::Local<v8::Signature>(), 1,
-                                v8::ConstructorBehavior::kThrow, v8::SideEffectType::kHasSideEffect, kFast)
+      v8::FunctionTemplate::New(isolate, Enter<run>, v8::Local<v8::Value>(), v8::Local<v8::Signature>(), 1,
+                                v8::ConstructorBehavior::kThrow, v8::SideEffectType::kHasSideEffect, fast)
           ->GetFunction(isolate->GetCurrentContext())
           .ToLocalChecked();
   // What Node-API calls a value is V8's local handle.
@@ -81,5 +89,10 @@ napi_value EnterFunction(napi_env) {
   std::memcpy(&value, &function, sizeof value);
   return value;
 }
+
+}  // namespace
+
+napi_value EnterFunction(napi_env) { return Function<mv_vcpu_run>(); }
+napi_value EnterTracedFunction(napi_env) { return Function<mv_vcpu_run_traced>(); }
 
 }  // namespace microvisor

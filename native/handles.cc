@@ -68,8 +68,19 @@ void FdHandle::Release(napi_env env) {
   delete this;
 }
 
+long VcpuHandle::SetTrace(napi_env env, napi_value ring, void *data, size_t length) {
+  napi_ref kept = nullptr;
+  if (data != nullptr) Check(env, napi_create_reference(env, ring, 1, &kept));
+  long result = mv_vcpu_set_trace(vcpu, data, length);
+  // Nobody writes the ring before it any more.
+  if (trace != nullptr) napi_delete_reference(env, trace);
+  trace = kept;
+  return result;
+}
+
 void VcpuHandle::Close(napi_env env) {
   mv_vcpu_close(vcpu);
+  SetTrace(env, nullptr, nullptr, 0);
   if (run_buffer == nullptr) return;
   napi_value buffer = nullptr;
   bool detached = true;

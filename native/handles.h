@@ -30,8 +30,10 @@ struct FdHandle {
 struct VcpuHandle {
   mv_vcpu *vcpu;
   napi_ref run_buffer;
+  napi_ref trace = nullptr;  // the ring, while exits are written there
 
   void Close(napi_env env);
+  long SetTrace(napi_env env, napi_value ring, void *data, size_t length);
 };
 
 /** The JavaScript handle of a new descriptor. */

@@ -12,6 +12,7 @@
 
 #include "ioctl.h"
 #include "runners.h"
+#include "trace.h"
 #include "tsc.h"
 
 /** Of a process. */
@@ -34,6 +35,8 @@ static uint64_t tsc_base(void) {
 
 // By place. JavaScript names a vCPU by a number that any program could make up, and a pointer could not be checked.
 static struct mv_vcpu vcpus[VCPUS] __attribute__((aligned(64)));
+// By place as well, and apart: who is not traced touches none of it.
+static struct mv_trace traces[VCPUS];
 
 static struct mv_vcpu *take_place(void) {
   for (size_t i = 0; i < VCPUS; i++) {
@@ -46,6 +49,8 @@ static struct mv_vcpu *take_place(void) {
 }
 
 static void leave_place(struct mv_vcpu *vcpu) { __atomic_store_n(&vcpu->references, 0, __ATOMIC_RELEASE); }
+
+static struct mv_trace *trace_of(const struct mv_vcpu *vcpu) { return &traces[vcpu - vcpus]; }
 
 struct mv_vcpu *mv_vcpu_create(int vm_fd, uint32_t id) {
   struct mv_vcpu *vcpu = take_place();
@@ -112,7 +117,35 @@ void mv_vcpu_run(uint32_t place) {
   else if (__builtin_expect(ioctl(vcpu->fd, KVM_RUN, 0) < 0, 0)) failed(vcpu);
 }
 
+// For a reader who wants every exit the stamps of every exit are taken; the statistics still get those that they want.
+void mv_vcpu_run_traced(uint32_t place) {
+  if (__builtin_expect(place >= VCPUS, 0)) return;
+  struct mv_vcpu *vcpu = &vcpus[place];
+  struct mv_trace *trace = &traces[place];
+  if (__builtin_expect(!trace->ring, 0) || !mv_trace_begin(trace, vcpu->run)) return mv_vcpu_run(place);
+  vcpu->status.last_errno = 0;
+  uint64_t before = mv_tsc();
+  int result = ioctl(vcpu->fd, KVM_RUN, 0);
+  uint64_t after = mv_tsc();
+  double entered = stamp(vcpu, before), exited = stamp(vcpu, after);
+  if (--vcpu->status.untimed < 0) {
+    vcpu->status.untimed = -1;
+    vcpu->status.stamps[0] = entered;
+    vcpu->status.stamps[1] = exited;
+  }
+  if (__builtin_expect(result < 0, 0)) {
+    failed(vcpu);
+    mv_trace_interruption(trace, entered);
+  } else mv_trace_exit(trace, vcpu->run, entered, exited);
+}
+
+long mv_vcpu_set_trace(struct mv_vcpu *vcpu, void *ring, size_t bytes) {
+  return mv_trace_set(trace_of(vcpu), ring, bytes);
+}
+
 void mv_vcpu_close(struct mv_vcpu *vcpu) {
+  // A closed one has no struct kvm_run to be read.
+  mv_vcpu_set_trace(vcpu, NULL, 0);
   if (vcpu->token) mv_runner_remove(vcpu->token);
   vcpu->token = 0;
   if (vcpu->fd >= 0) close(vcpu->fd);

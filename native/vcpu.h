@@ -38,6 +38,12 @@ int mv_vcpu_is_place(uint32_t place);
 /** KVM_RUN of the vCPU at a place. Harmless where there is none. */
 void mv_vcpu_run(uint32_t place);
 
+/** The same, and the exit leaves a record in the vCPU's ring, if it has one that is switched on. */
+void mv_vcpu_run_traced(uint32_t place);
+
+/** The ring that mv_vcpu_run_traced writes; NULL for none. It must outlive its being set. 0, or -EINVAL for a wrong size. */
+long mv_vcpu_set_trace(struct mv_vcpu *vcpu, void *ring, size_t bytes);
+
 /** TSC, as in `stamps`. */
 double mv_vcpu_now(const struct mv_vcpu *vcpu);
 

@@ -51,6 +51,9 @@ export interface Native {
   createVcpu(vm: Handle<'vm'>, id: number): NativeVcpu | number;
   /** KVM_RUN of the vCPU at a place; EBADF when that is closed. Plain calls from optimized code: native/enter.cc. */
   enter(this: void, place: number): void;
+  /** The same, and the exit leaves a record in the ring of setTrace. */
+  enterTraced(this: void, place: number): void;
+  setTrace(vcpu: Handle<'vcpu'>, ring?: Uint8Array): number;
   /** Cycles since the process's first vCPU was created. */
   tsc(vcpu: Handle<'vcpu'>): number;
   becomeRunner(vcpu: Handle<'vcpu'>): number;

@@ -71,6 +71,7 @@ export class VcpuFd {
   /** struct kvm_run, the page of port data and the coalesced ring; detached when the vCPU is closed. */
   readonly runBuffer: ArrayBuffer;
   readonly run: RunViews;
+  readonly #vcpu: Pick<NativeVcpu, 'place' | 'handle'>;
   readonly #native: Native = loadNative();
   readonly #ioctls: Ioctls<'vcpu'>;
 
@@ -83,6 +84,7 @@ export class VcpuFd {
     // Who has the function has the handle with it, and the place is nobody else's.
     const vcpu = { place, handle };
     this.enter = () => enter(vcpu.place);
+    this.#vcpu = vcpu;
     this.lastErrno = new Int32Array(status, 0, 1);
     this.untimed = new Int32Array(status, 4, 1);
     this.stamps = new Float64Array(status, 8, 2);
@@ -101,6 +103,19 @@ export class VcpuFd {
   /** For VmFd. */
   static fromNative(id: number, native: NativeVcpu): VcpuFd {
     return new VcpuFd(id, native);
+  }
+
+  /**
+   * Another `enter`, after which the exit is also a record in a ring of shared memory: native/trace.h, read by TraceReader.
+   * The stamps in the records are those of `stamps`. The last ring given is the one that is written.
+   * @param ring 64 bytes, and 64 for each of its records: a power of two, 2 or more
+   * @throws KvmError for another size, Error when the vCPU is closed
+   */
+  traced(ring: SharedArrayBuffer): () => void {
+    const { enterTraced } = this.#native;
+    const vcpu = this.#vcpu;
+    checked(this.#native.setTrace(vcpu.handle, new Uint8Array(ring)), 'the trace', this.#ioctls.name);
+    return () => enterTraced(vcpu.place);
   }
 
   /** KVM API 4.11. */

@@ -21,7 +21,6 @@ export function inspectMachine(
   const watchExits = (isWatched: boolean): void => {
     if (config.trace !== 'explorer') return;
     for (const ring of traces) if (ring !== undefined) switchTrace(ring, isWatched);
-    if (isWatched) for (const thread of threads) thread.kick();
   };
   return { threads, memory, quirks, fields: board.registers.fields, watchExits, ...life };
 }

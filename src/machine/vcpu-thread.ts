@@ -128,11 +128,6 @@ export class VcpuThread {
   /** Asks the running vCPU for its liveness, which `liveness` shows once `probes` has grown. */
   probe(): void {
     Atomics.store(this.#control, CONTROL.PROBE, 1);
-    this.kick();
-  }
-
-  /** Ends the KVM_RUN that is under way: the guest is entered anew, and the words that it shares are looked at before. */
-  kick(): void {
     if (this.#token !== undefined) kick(this.#token);
   }
 
@@ -183,7 +178,7 @@ export class VcpuThread {
     Atomics.store(this.#control, CONTROL.COMMAND, (sequence << COMMAND_BITS) | command);
     this.#ring();
     // After the command: the worker clears immediate_exit first and reads the command then.
-    this.kick();
+    if (this.#token !== undefined) kick(this.#token);
   }
 
   #ring(): void {

@@ -11,7 +11,6 @@ import type { VcpuFd } from '../kvm/vcpu-fd.js';
 import type { CoalescedRing } from './coalesced-ring.js';
 import type { ExitBus } from './exit-bus.js';
 import type { ExitCounter } from './observe/exit-counter.js';
-import type { TraceRecorder } from './observe/trace.js';
 import type { VcpuStop } from './stop.js';
 
 const PENDING: VcpuStop = { kind: 'pending' };
@@ -35,11 +34,12 @@ const RING_FIRST = COALESCED_RING_OFFSET.first >> 2;
 const RING_LAST = COALESCED_RING_OFFSET.last >> 2;
 
 export interface ExitPathParts {
-  readonly fd: VcpuFd;
+  readonly fd: Pick<VcpuFd, 'untimed' | 'run'>;
+  /** `fd.enter`, or that of `fd.traced`. */
+  readonly enter: () => void;
   readonly pio: ExitBus;
   readonly mmio: ExitBus;
   readonly counter: ExitCounter | undefined;
-  readonly trace: TraceRecorder | undefined;
   readonly coalesced: CoalescedRing | undefined;
   /** A shared word that ends the run when it is nonzero. */
   readonly pending: Int32Array;
@@ -51,32 +51,14 @@ export interface ExitPathParts {
 export type ExitPath = () => VcpuStop | undefined;
 
 export function createExitPath(parts: ExitPathParts): ExitPath {
-  const { fd, pio, mmio, counter, trace, coalesced, pending, serveOther } = parts;
-  const { enter, untimed, lastErrno: failed } = fd;
+  const { enter, fd, pio, mmio, counter, coalesced, pending, serveOther } = parts;
+  const { untimed } = fd;
   const { readLow: readPort, writeLow: writePort } = pio;
   const { readLow: readMmio, writeLow: writeMmio } = mmio;
   const { i32: words, u16: halves, u8: bytes, view } = fd.run;
   // An undefined variable is no constant to the compiler: it may have none yet.
   const isCounted = counter !== undefined;
-  const isTraced = trace !== undefined;
   const isCoalesced = coalesced !== undefined;
-
-  // The trace wants the stamps of every exit; the statistics still take only those that they want.
-  const untaken = new Int32Array(new ArrayBuffer(4));
-  // @returns whether the exit is traced. Only an exit with stamps can be, so that the others need not ask: a trace that
-  // is switched off costs them nothing.
-  const takeTime = (): boolean => {
-    const isRecorded = isTraced && trace.isOn();
-    if (isRecorded && (untaken[0] as number) > 0) {
-      untaken[0] = (untaken[0] as number) - 1;
-      untimed[0] = -1;
-      return true;
-    }
-    const next = isCounted ? counter.timed() : -1;
-    if (isTraced) untaken[0] = isRecorded ? next : -1;
-    untimed[0] = isRecorded ? -1 : next;
-    return isRecorded;
-  };
 
   // `rep ins` and `rep outs` come as one exit with a count: the port stays, the data advances.
   const serveString = (port: number, size: number, isOut: boolean): void => {
@@ -108,13 +90,8 @@ export function createExitPath(parts: ExitPathParts): ExitPath {
 
   return () => {
     enter();
-    const isRecorded = (untimed[0] as number) < 0 && takeTime();
+    if (isCounted && (untimed[0] as number) < 0) untimed[0] = counter.timed();
     if (isCoalesced && words[RING_FIRST] !== words[RING_LAST]) coalesced.drain();
-    // A KVM_RUN that a kick ended is no exit of the guest's.
-    if (isTraced && isRecorded) {
-      if (failed[0] === 0) trace.exited();
-      else trace.interrupted();
-    }
     const reason = words[REASON] as number;
     if (reason === IS_IO) {
       const port = halves[IO_PORT] as number;
@@ -145,7 +122,6 @@ export function createExitPath(parts: ExitPathParts): ExitPath {
       const stop = serveOther(reason);
       if (stop !== undefined) return stop;
     }
-    if (isTraced && isRecorded) trace.served();
     return pending[0] === 0 ? undefined : PENDING;
   };
 }

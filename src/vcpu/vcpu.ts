@@ -19,7 +19,7 @@ import type { ExitAssist, ExitBus } from './exit-bus.js';
 import { createExitPath, type ExitPath } from './exit-path.js';
 import type { ExitCounter } from './observe/exit-counter.js';
 import type { ExitStatistics } from './observe/statistics.js';
-import { createTraceRecorder } from './observe/trace.js';
+import { traceExits } from './observe/trace.js';
 import type { VcpuStop } from './stop.js';
 
 const EINTR = 4;
@@ -54,7 +54,6 @@ export class Vcpu {
   readonly statistics: ExitStatistics | undefined;
   readonly #nextExit: ExitPath;
   readonly #counter: ExitCounter | undefined;
-  readonly #isTraced: boolean;
   readonly #handlers: readonly (ExitHandler | undefined)[];
   readonly #u8: Uint8Array;
   readonly #view: DataView;
@@ -64,16 +63,15 @@ export class Vcpu {
     this.fd = fd;
     this.statistics = options.statistics;
     this.#counter = options.statistics?.counter(fd.stamps);
-    this.#isTraced = options.trace !== undefined;
     this.#u8 = fd.run.u8;
     this.#view = fd.run.view;
     this.#handlers = this.#table(options);
     this.#nextExit = createExitPath({
       fd,
+      enter: options.trace === undefined ? fd.enter : traceExits(options.trace, fd),
       pio: options.pio,
       mmio: options.mmio,
       counter: this.#counter,
-      trace: options.trace && createTraceRecorder(options.trace, fd),
       coalesced: options.coalesced,
       pending: options.pending ?? new Int32Array(new SharedArrayBuffer(4)),
       serveOther: (reason) => this.#serveOther(reason),
@@ -88,7 +86,7 @@ export class Vcpu {
     const { fd } = this;
     const counter = this.#counter;
     const nextExit = this.#nextExit;
-    fd.untimed[0] = counter === undefined && !this.#isTraced ? NEVER : -1;
+    fd.untimed[0] = counter === undefined ? NEVER : -1;
     counter?.started(fd.now());
     let stop: VcpuStop | undefined;
     do stop = nextExit();
@@ -105,7 +103,7 @@ export class Vcpu {
   runToExit(): VcpuStop | undefined {
     const { fd } = this;
     const nextExit = this.#nextExit;
-    fd.untimed[0] = this.#counter === undefined && !this.#isTraced ? NEVER : -1;
+    fd.untimed[0] = this.#counter === undefined ? NEVER : -1;
     this.#counter?.started(fd.now());
     let stop: VcpuStop | undefined;
     // A KVM_RUN that a signal ended had no exit.

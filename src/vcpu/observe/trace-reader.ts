@@ -29,7 +29,7 @@ export interface TracedAccess {
   readonly count: number;
   /**
    * Unsigned: of several items the first, of more than four bytes the low ones. What a read gives is 0 or stale until
-   * its exit has been served, and is not kept for an MSR.
+   * the guest has been entered again, and is not kept for an MSR.
    */
   readonly value: number;
 }
@@ -70,7 +70,7 @@ export class TraceReader {
     const first = this.#next;
     const exits: TracedExit[] = [];
     for (let at = first; at !== head; at = (at + 1) | 0) exits.push(this.#decode(at));
-    // Partner: TraceRecorder.exited(). Whatever the writer reached meanwhile may have been torn while it was copied.
+    // Partner: mv_trace_exit in native/trace.h. Whatever the writer reached meanwhile may have been torn while it was copied.
     const gone = this.#skipOverwritten(Atomics.load(words, HEAD));
     this.#next = head;
     return exits.slice(gone);
