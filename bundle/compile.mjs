@@ -1,5 +1,6 @@
 // Leaves V8's code cache beside every joined file of dist/bundle: with this Node, on this machine, since only they take it.
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+// And makes the command a program: npx in a clone starts the file itself, and does not always see to its mode.
+import { chmodSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { setFlagsFromString } from 'node:v8';
@@ -28,3 +29,4 @@ const scripts = files.map((filename) => ({
 // The flags are part of the cache, and must be those of the process that takes it.
 setFlagsFromString('--lazy');
 for (const { filename, script } of scripts) writeFileSync(`${filename}.cache`, script.createCachedData());
+if (files.length > 0) chmodSync(join(ROOT, 'cli/main.js'), 0o755);

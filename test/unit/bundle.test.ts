@@ -1,6 +1,6 @@
 // The joined code that a user's process runs: the same library, and compiled before it starts.
 // bundle/ makes it; what it is good for is measured by `npm run bench -- boot`.
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
@@ -34,6 +34,11 @@ describe('dist/bundle', () => {
       }`;
     expect(execFileSync(process.execPath, ['-e', check, ...files]).toString()).toBe('');
   });
+});
+
+it('"npx microvisor" in a clone runs the file itself: it is a program', () => {
+  const { status, stdout } = spawnSync(join(BUNDLE, 'cli/main.js'), ['--version'], { encoding: 'utf8' });
+  expect([status, stdout]).toEqual([0, expect.stringMatching(/^\d+\.\d+\.\d+\n$/)]);
 });
 
 describe('launch', () => {
