@@ -5,6 +5,7 @@ import { benchBoot } from './boot.js';
 import { benchBlock } from './virtio-block.js';
 import { benchNet } from './virtio-net.js';
 import { benchGuestIo } from './guest-io.js';
+import { benchExitAccount } from './exit-account.js';
 import { benchExits } from './exits.js';
 import { benchSnapshot } from './snapshot.js';
 
@@ -68,6 +69,12 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
     rounds: 25,
     run: benchExits,
   },
+  'exit-account': {
+    summary: 'the instructions and cache lines of one exit, by who serves it: single steps of gdb, no times',
+    takes: ['only', 'tier'],
+    rounds: 1,
+    run: benchExitAccount,
+  },
 };
 
 const USAGE = [
@@ -75,7 +82,7 @@ const USAGE = [
   ...Object.entries(BENCHMARKS).map(([name, { summary }]) => `  ${name.padEnd(14)}${summary}`),
   'exits also takes',
   '  --quick         four cases and few rounds, under a minute',
-  '  --only CASE     only this case, and --tier TIER only this tier; both may be repeated',
+  '  --only CASE     only this case, and --tier TIER only this tier; both may be repeated (exit-account, too)',
   '  --svg FILE      the picture, tier by tier',
   '  --compare FILE  what changed since the run that left this JSON; status 1 when our own cost grew too much',
 ].join('\n');

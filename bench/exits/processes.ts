@@ -94,6 +94,10 @@ export class SubjectProcess implements Disposable {
     return new SubjectProcess('Microvisor', process.execPath, args, environment(workshop, substrate));
   }
 
+  get pid(): number {
+    return this.#child.pid ?? 0;
+  }
+
   /** @throws Error with the process's last words when it ended */
   async batch(count: number, stamped: boolean): Promise<Batch> {
     const answer = new Promise<string>((resolve, reject) => {

@@ -1,15 +1,21 @@
 // `npm run bench -- exits` as a program: a quick run of two cases gives the JSON that the next run is compared with.
-// No speed is asserted.
+// No speed is asserted. And the account of an exit, which is counted and not timed.
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { accountOf } from '../../bench/exits/account.js';
+import { CASES } from '../../bench/exits/cases.js';
+import { openWorkshop } from '../../bench/exits/processes.js';
 import type { ExitsResult } from '../../bench/exits/result.js';
+import { TIERS } from '../../bench/exits/tiers.js';
 import { noKvm } from '../support/kvm.js';
+import { programsMissing } from '../support/programs.js';
 
 const MINUTES = 60_000;
+const debuggerMissing = noKvm ? 'no KVM' : programsMissing('gdb', 'gcc', 'as');
 
 describe.skipIf(noKvm)('npm run bench -- exits', () => {
   it(
@@ -51,5 +57,27 @@ describe.skipIf(noKvm)('npm run bench -- exits', () => {
       }
     },
     15 * MINUTES,
+  );
+});
+
+describe.skipIf(debuggerMissing !== undefined)(`npm run bench -- exit-account (${debuggerMissing ?? 'gdb'})`, () => {
+  it(
+    '"an instruction-level account": every instruction of the C loop\u2019s exit is somebody\u2019s, and it touches memory',
+    async () => {
+      const [each] = CASES.filter(({ id }) => id === 'port-write-long');
+      const [tier] = TIERS.filter(({ id }) => id === 'c');
+      if (each === undefined || tier === undefined) throw new Error('no such case');
+      using workshop = openWorkshop();
+      const { instructions, instructionsOf, codeLines, dataLines } = await accountOf(each, tier, workshop);
+      expect(Object.values(instructionsOf).reduce((sum, count) => sum + count)).toBe(instructions);
+      expect(instructionsOf['the C loop']).toBeGreaterThan(20);
+      expect(instructionsOf.libc).toBeGreaterThan(5);
+      expect(instructionsOf['compiled JavaScript']).toBe(0);
+      // An instruction is 15 bytes at most, and a line has 64.
+      expect(codeLines).toBeGreaterThan(2);
+      expect(codeLines).toBeLessThan(instructions);
+      expect(dataLines).toBeGreaterThan(2);
+    },
+    2 * MINUTES,
   );
 });

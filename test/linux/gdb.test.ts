@@ -1,7 +1,7 @@
 // Debian's gdb as its user has it: against the default guest's kernel with its symbols, and against a lesson's guest.
 // "Tested with Debian's gdb against the default kernel with symbols (break in a kernel function, backtrace, continue)
 // and against a lesson."
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -13,6 +13,7 @@ import { presentQuirks, probeQuirks } from '../../src/vcpu/assist/probe.js';
 import type { DebugFacilities } from '../../src/vcpu/gdb/points.js';
 import { noKvm } from '../support/kvm.js';
 import { guestConfig, PREPARE_MS } from '../support/linux.js';
+import { programsMissing } from '../support/programs.js';
 
 const GDB_MS = 400_000;
 /** The lesson's own address; see guests/06-long-mode. */
@@ -26,13 +27,9 @@ function hostFacilities(): DebugFacilities {
   return debugFacilities(system, presentQuirks(probeQuirks(system, { only: 'run' })));
 }
 
-function gdbMissing(): boolean {
-  const isMissing = spawnSync('gdb', ['--version']).error !== undefined;
-  if (isMissing) process.stderr.write('skipped, needs gdb: apt-get install gdb\n');
-  return isMissing;
-}
+const skipped = noKvm ? 'no KVM' : programsMissing('gdb');
 
-describe.skipIf(noKvm || gdbMissing())("Debian's gdb", () => {
+describe.skipIf(skipped !== undefined)(`Debian's gdb${skipped === undefined ? '' : ` (${skipped})`}`, () => {
   const directory = mkdtempSync(join(tmpdir(), 'microvisor-gdb-'));
   afterAll(() => rmSync(directory, { recursive: true }));
 

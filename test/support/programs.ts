@@ -11,6 +11,7 @@ const ROWS = {
   debugfs: 'e2fsprogs',
   e2fsck: 'e2fsprogs',
   gcc: 'gcc',
+  gdb: 'gdb',
   iasl: 'acpica-tools',
   ip: 'iproute2',
   mke2fs: 'e2fsprogs',
