@@ -1,9 +1,9 @@
 // Hostile drivers of a few instructions on the real KVM, with everything that a machine puts between them and a device.
-// Hostile cases 1, 4, 5, 10, 12 and 16: "the process lives …, other devices and other VMs are unaffected".
+// Hostile cases 1, 4, 5, 10, 12, 16 and 32; virtio-hostile-cases.test.ts has the others: "the process lives …, other devices and other VMs are unaffected".
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
-import { createVm, type Vm, type VmConfig } from '../../src/index.js';
-import { DESC, INTERRUPT, STATUS } from '../../src/devices/virtio/abi.js';
+import { createVm } from '../../src/index.js';
+import { DESC } from '../../src/devices/virtio/abi.js';
 import { VirtioBlock } from '../../src/devices/virtio/block.js';
 import { MemoryDisk } from '../support/block-rig.js';
 import { noKvm } from '../support/kvm.js';
@@ -11,116 +11,32 @@ import { TestDevice } from '../support/test-device.js';
 import {
   describeQueue,
   DRIVING,
-  MockQueue,
   negotiate,
   type MockBuffer,
   REG,
-  type DriverHands,
   type QueuePlace,
 } from '../support/virtqueue-driver.js';
-import { interpreter, LOAD, MEMORY_MIB, Script } from './script-guest.js';
+import {
+  begin,
+  BUFFERS,
+  DATA,
+  expectNeedsReset,
+  layOut,
+  machine,
+  SIZE,
+  useDevice,
+  victimDevice,
+  withGuest,
+} from './hostile-guest.js';
+import { MEMORY_MIB, Script } from './script-guest.js';
 
 const isEmulated = process.env['MICROVISOR_HOST'] === 'svm';
-
-const SIZE = 8;
-const DATA = 0x18_0000;
-const BUFFERS = [
-  { gpa: DATA, length: 4 },
-  { gpa: DATA + 64, length: 4, writable: true },
-];
 
 /** VIRTIO 1.2 §5.2.6: a header of zeros reads sector 0; then the sector and the status byte. */
 const READ_SECTOR: readonly MockBuffer[] = [
   { gpa: DATA, length: 16 },
   { gpa: DATA + 512, length: 513, writable: true },
 ];
-
-interface Kit {
-  readonly vm: Vm;
-  readonly script: Script;
-  readonly victim: TestDevice;
-  readonly hands: DriverHands & { readonly base: number };
-  readonly warnings: readonly string[];
-  /** Ends the script with a use of the other device, runs it, and waits for its end. The guest's memory is there still. */
-  readonly run: () => Promise<void>;
-}
-
-const machine = (): VmConfig => ({
-  kernel: { name: 'script-guest', bytes: interpreter() },
-  entry: 'protected',
-  load: LOAD,
-  cmdline: '',
-  memoryMiB: MEMORY_MIB,
-});
-
-/** A machine with a device to be bad to, and one beside it that goes on working. */
-async function withGuest(action: (kit: Kit) => Promise<void>): Promise<void> {
-  const victim = new TestDevice({ name: 'victim', queueSizes: [SIZE, SIZE], config: Uint8Array.of(1, 2, 3, 4, 5) });
-  const bystander = new TestDevice({ name: 'bystander' });
-  const warnings: string[] = [];
-  const vm = await createVm({
-    ...machine(),
-    virtio: [() => victim, () => bystander],
-    onWarning: (message) => warnings.push(message),
-  });
-  await using _ = vm;
-  const script = new Script(vm.memory);
-  const run = async (): Promise<void> => {
-    useDevice(script, script.hands(1, bystander.offer), 0x16_0000);
-    const hasEnded = script.end();
-    await vm.start();
-    while (!hasEnded() && vm.state === 'running') await sleep(2);
-    expect(vm.state).toBe('running');
-    expect(bystander.heads).toHaveLength(1);
-  };
-  await action({ vm, script, victim, hands: script.hands(0, victim.offer), warnings, run });
-}
-
-/** Lays a queue out, in the memory as it is at the start. */
-function layOut(hands: DriverHands, base: number, index = 0): MockQueue {
-  return new MockQueue(hands, index, SIZE, base);
-}
-
-function begin(hands: DriverHands, queues: readonly QueuePlace[]): void {
-  negotiate(hands);
-  for (const [index, queue] of queues.entries()) describeQueue(hands, index, queue);
-  hands.write(REG.Status, DRIVING);
-}
-
-/** From reset to a chain that came back, in a ring of its own at `base`. */
-function useDevice(
-  script: Script,
-  hands: DriverHands & { readonly base: number },
-  base: number,
-  buffers: readonly MockBuffer[] = BUFFERS,
-): void {
-  const queue = layOut(hands, base);
-  queue.publish(queue.build(buffers));
-  begin(hands, [queue]);
-  hands.write(REG.QueueNotify, 0);
-  script.add('wait16', queue.used + 2, 1);
-  script.add('waitBits', hands.base + REG.Status, STATUS.DRIVER_OK);
-}
-
-/** What every case that breaks the rings ends with: the guest sees it, resets, and the device works. */
-async function expectNeedsReset({ script, hands, victim, warnings, run }: Kit, reason: RegExp): Promise<void> {
-  script.add('waitBits', hands.base + REG.Status, STATUS.DEVICE_NEEDS_RESET);
-  const status = script.read(hands.base + REG.Status);
-  // The notification comes "after it sets DEVICE_NEEDS_RESET": a driver that polls sees the status first.
-  script.add('waitBits', hands.base + REG.InterruptStatus, INTERRUPT.CONFIGURATION_CHANGE);
-  const interrupts = script.read(hands.base + REG.InterruptStatus);
-  script.repeat(hands.base + REG.QueueNotify, 0, 100);
-  hands.write(REG.Status, 0);
-  const afterReset = script.read(hands.base + REG.Status);
-  useDevice(script, hands, 0x14_0000);
-  await run();
-  expect(status()).toBe(DRIVING | STATUS.DEVICE_NEEDS_RESET);
-  expect(interrupts() & INTERRUPT.CONFIGURATION_CHANGE).toBe(INTERRUPT.CONFIGURATION_CHANGE);
-  expect(afterReset()).toBe(0);
-  expect(victim.heads).toHaveLength(1);
-  expect(warnings).toHaveLength(1);
-  expect(warnings[0]).toMatch(reason);
-}
 
 const bug = (): never => {
   throw new RangeError('a bug');
@@ -159,7 +75,7 @@ function answeringTwice(): VirtioBlock {
 
 describe.skipIf(noKvm)('a hostile virtio driver in a guest', () => {
   test('1. "a descriptor that points at itself" → NR', async () => {
-    await withGuest(async (kit) => {
+    await withGuest(victimDevice(), async (kit) => {
       const queue = layOut(kit.hands, 0x10_0000);
       queue.setDescriptor(3, DATA, 4, DESC.NEXT, 3);
       queue.publish(3);
@@ -169,7 +85,7 @@ describe.skipIf(noKvm)('a hostile virtio driver in a guest', () => {
   });
 
   test('5. "avail index jumping by more than the size" → NR', async () => {
-    await withGuest(async (kit) => {
+    await withGuest(victimDevice(), async (kit) => {
       const { script, hands } = kit;
       const queue = layOut(hands, 0x10_0000);
       begin(hands, [queue]);
@@ -180,7 +96,7 @@ describe.skipIf(noKvm)('a hostile virtio driver in a guest', () => {
   });
 
   test('4. "rings unaligned, outside RAM, overlapping → never activated"', async () => {
-    await withGuest(async ({ script, hands, victim, warnings, run }) => {
+    await withGuest(victimDevice(), async ({ script, hands, victim, warnings, run }) => {
       const good = layOut(hands, 0x10_0000);
       const place = { size: SIZE, desc: good.desc, avail: good.avail, used: good.used };
       const wrong: readonly Partial<QueuePlace>[] = [
@@ -216,7 +132,7 @@ describe.skipIf(noKvm)('a hostile virtio driver in a guest', () => {
   });
 
   test('10. "a kick storm …; kicks before DRIVER_OK, after reset, for queue 0xffffffff" → the API answers, no exit for a kick', async () => {
-    await withGuest(async ({ vm, script, hands, victim, warnings, run }) => {
+    await withGuest(victimDevice(), async ({ vm, script, hands, victim, warnings, run }) => {
       const storm = (): void => {
         script.repeat(hands.base + REG.QueueNotify, 0, isEmulated ? 5000 : 100_000);
         for (const queue of [0xffff_ffff, SIZE, 2]) script.repeat(hands.base + REG.QueueNotify, queue, 100);
@@ -244,7 +160,7 @@ describe.skipIf(noKvm)('a hostile virtio driver in a guest', () => {
   });
 
   test('16. reset in flight: the write of Status returns when the host is done, and nothing is written after it', async () => {
-    await withGuest(async ({ vm, script, hands, victim, run }) => {
+    await withGuest(victimDevice(), async ({ vm, script, hands, victim, run }) => {
       const BUSY = 0x1f_0000;
       const FINISHED = BUSY + 4;
       const POISON = 0xa5a5_a5a5;
@@ -278,7 +194,7 @@ describe.skipIf(noKvm)('a hostile virtio driver in a guest', () => {
   });
 
   test('12. "every offset 0–0xfff × width × read/write → IGN or as specified"', async () => {
-    await withGuest(async ({ script, hands, victim, warnings, run }) => {
+    await withGuest(victimDevice(), async ({ script, hands, victim, warnings, run }) => {
       const step = isEmulated ? 3 : 1;
       const wrong: (() => string | undefined)[] = [];
       const expectRead = (offset: number, size: 1 | 2 | 4, expected: number): void => {
@@ -318,7 +234,7 @@ describe.skipIf(noKvm)('a hostile virtio driver in a guest', () => {
   ] as const)(
     '32. "a device that throws → the VM ends with a named reason; other VMs of the process live": %s',
     async (_when, broken, error) => {
-      await withGuest(async ({ run }) => {
+      await withGuest(victimDevice(), async ({ run }) => {
         await using vm = await createVm({ ...machine(), virtio: [() => broken] });
         const script = new Script(vm.memory);
         useDevice(script, script.hands(0, broken.offer), 0x10_0000, READ_SECTOR);
