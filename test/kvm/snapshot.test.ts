@@ -1,5 +1,5 @@
 // Snapshots of guests of a few bytes on the real KVM: what comes back, what is refused, and what a hostile file does.
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
@@ -260,6 +260,43 @@ describe.skipIf(noKvm)('a snapshot', () => {
     await again.stop();
     expect(readdirSync(directory)).toHaveLength(2);
   });
+
+  test.skipIf(process.getuid?.() !== 0)(
+    '"… or a full disk while saving leaves the previous snapshot whole"',
+    async () => {
+      const mount = mkdtempSync(join(tmpdir(), 'microvisor-full-'));
+      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=6m', 'tmpfs', mount]);
+      try {
+        const target = join(mount, 'snapshot');
+        await using vm = await real(COUNT, { memoryMiB: 8 });
+        await vm.start();
+        await vm.pause();
+        await vm.snapshot(target);
+        const RAM = 4 << 20;
+        const bytes = Buffer.alloc(RAM, 1);
+        for (let at = 0; at < RAM; at += 4096) bytes.writeUInt32LE(at, at);
+        vm.memory.write(0x10_0000, bytes);
+        const ballast = join(mount, 'ballast');
+        writeFileSync(ballast, Buffer.alloc(2 << 20));
+        await expect(vm.snapshot(target)).rejects.toThrow(/snapshot.*(ENOSPC|no space)/is);
+        // Nothing of the attempt is left, what was there is whole, and the machine goes on.
+        expect(readdirSync(mount).toSorted()).toEqual(['ballast', 'snapshot']);
+        expect(readdirSync(target)).toHaveLength(2);
+        await verifySnapshot(target);
+        const counter = vm.memory.readU16(COUNTER);
+        await vm.resume();
+        await until(() => vm.memory.readU16(COUNTER) !== counter, 'the machine that could not be saved');
+        rmSync(ballast);
+        await vm.snapshot(target);
+        await verifySnapshot(target);
+        await using again = await restoreVm(target);
+        expect(again.memory.readU32(0x10_0000 + 4096)).toBe(4096);
+      } finally {
+        execFileSync('umount', ['--lazy', mount]);
+        rmSync(mount, { recursive: true });
+      }
+    },
+  );
 });
 
 describe.skipIf(noKvm)('what cannot be restored is named', () => {
