@@ -49,7 +49,7 @@ export function writeSnapshot(
   } catch (cause) {
     rmSync(join(directory, file), { force: true });
     rmSync(partial, { force: true });
-    throw problem(directory, 'the snapshot cannot be written', cause);
+    throw problem(directory, 'the snapshot cannot be written, and what was there before is whole', cause);
   }
   // Also those that a killed process left. A guest that runs from one keeps its pages: the file lives while it is mapped.
   for (const name of readdirSync(directory))
@@ -102,7 +102,18 @@ function syncDirectory(path: string): void {
   }
 }
 
+/** errno(3): what a person can do about it. */
+const REMEDIES: Readonly<Record<string, string>> = {
+  ENOSPC: 'the file system is full; make room',
+  EDQUOT: 'your quota is used up; make room',
+  EACCES: 'you may not write there; choose another directory',
+  EROFS: 'the file system is read-only; choose another directory',
+};
+
 function problem(path: string, what: string, cause: unknown): SnapshotError {
   const { code, message } = cause as NodeJS.ErrnoException;
-  return new SnapshotError(path, `${what}: ${code ?? message}`, { cause });
+  const remedy = REMEDIES[code ?? ''];
+  return new SnapshotError(path, `${what}: ${remedy === undefined ? (code ?? message) : `${remedy} (${code})`}`, {
+    cause,
+  });
 }
