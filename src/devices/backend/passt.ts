@@ -113,9 +113,10 @@ export class PasstBackend implements NetBackend {
     process.on('error', () => undefined);
     socket.on('data', (piece) => void this.#take(child, piece));
     socket.on('drain', () => link.ready());
-    const hasExited = new Promise<void>((resolve) => process.once('exit', () => resolve()));
+    const hasExited = new Promise<void>((resolve) => process.once('exit', () => resolve())).then(() => lastSaid(child));
     if ((await this.#answer(child, link.mac, hasExited)) === 'exited') {
       socket.destroy();
+      await hasExited;
       throw new Error(
         `the user network's ${program} ended at once: ${lastWords(child.words)}; it needs an interface with an ` +
           'address and a default route, and its ports free (forward)',
@@ -201,6 +202,14 @@ async function end(child: Child): Promise<void> {
   if (hasEnded(child)) return;
   const timer = setTimeout(() => process.kill('SIGKILL'), END_MS);
   await once(process, 'exit');
+  clearTimeout(timer);
+}
+
+/** What a process said last may come after the news of its exit. Who holds its standard error open is not waited for long. */
+async function lastSaid({ process: { stderr } }: Child): Promise<void> {
+  if (stderr === null || stderr.closed) return;
+  let timer: NodeJS.Timeout | undefined;
+  await Promise.race([once(stderr, 'close'), new Promise((resolve) => (timer = setTimeout(resolve, END_MS)))]);
   clearTimeout(timer);
 }
 

@@ -2,8 +2,10 @@
 // passt(1); hostile cases, Host faults 29.
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { PasstBackend } from '../../../../src/devices/backend/passt.js';
@@ -74,6 +76,15 @@ describe.skipIf(noPasst !== undefined)(`passt${noPasst === undefined ? '' : ` ($
     await expect(NetRig.start(new PasstBackend({ program: 'no-such-passt' }))).rejects.toThrow(
       'the user network needs no-such-passt, which is not installed; on Debian or Ubuntu: sudo apt-get install passt',
     );
+  });
+
+  test('what passt says last is in the error, though it comes after the news of its exit', async () => {
+    const program = join(mkdtempSync(join(tmpdir(), 'microvisor-passt-')), 'passt');
+    writeFileSync(program, '#!/bin/sh\n(sleep 0.3; echo "no route, no address" >&2) &\nexit 1\n', { mode: 0o755 });
+    await expect(NetRig.start(new PasstBackend({ program }))).rejects.toThrow(
+      /ended at once: no route, no address; it needs/,
+    );
+    rmSync(dirname(program), { recursive: true });
   });
 
   test('a forward is bound to this machine; a port that is taken is an error', async () => {
