@@ -148,7 +148,8 @@ export class PasstBackend implements NetBackend {
         child.isReady = true;
         return true;
       }
-      return frame.length === 0 || (this.#link?.receive(frame) ?? true);
+      // Until it is ready the cable is out. A guest without room would stop its answer, too, and `resume` not know of it.
+      return frame.length === 0 || this.#child !== child || (this.#link?.receive(frame) ?? true);
     });
     if (result === 'stopped') child.socket.pause();
     else if (result === 'broken') child.socket.destroy();

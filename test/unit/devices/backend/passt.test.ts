@@ -2,28 +2,21 @@
 // passt(1); hostile cases, Host faults 29.
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { PasstBackend } from '../../../../src/devices/backend/passt.js';
 import { REG } from '../../../support/virtqueue-driver.js';
 import { dhcpDiscover, offeredAddress } from '../../../support/dhcp.js';
 import { addWayOut, enterOwnNetwork, noNetns, WAY_OUT } from '../../../support/netns.js';
 import { GUEST_MAC, KeepingBackend, NetRig } from '../../../support/net-rig.js';
-import { programsMissing } from '../../../support/programs.js';
+import { children, idleShare, killChild } from '../../../support/processes.js';
+import { programPath, programsMissing } from '../../../support/programs.js';
 
 const noPasst = noNetns ?? programsMissing('passt');
-
-/** Processes whose parent is `pid`, by the name of their program. */
-function children(pid: number, program = 'passt'): number[] {
-  return readdirSync(`/proc/${pid}/task`)
-    .flatMap((task) => readFileSync(`/proc/${pid}/task/${task}/children`, 'utf8').split(' '))
-    .map(Number)
-    .filter((child) => child > 0 && readFileSync(`/proc/${child}/comm`, 'utf8').startsWith(program));
-}
 
 const isAlive = (pid: number): boolean =>
   existsSync(`/proc/${pid}`) && !/^State:\sZ/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
@@ -50,6 +43,24 @@ async function askForAddress(rig: NetRig): Promise<string | undefined> {
 }
 
 const isLinkUp = (rig: NetRig): boolean => rig.machine.read(REG.Config + 6, 2) === 1;
+
+const folder = mkdtempSync(join(tmpdir(), 'microvisor-passt-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+/** In the place of passt: sends a frame every 20 ms from its start on, and answers only half a second later. */
+const TALKATIVE = `#!${process.execPath}
+const socket = new (require('node:net').Socket)({ fd: 3 });
+const send = (frame) => socket.write(Buffer.concat([Buffer.from([0, 0, 0, frame.length]), frame]));
+socket.on('close', () => process.exit(0));
+socket.on('error', () => process.exit(0));
+setInterval(() => send(Buffer.alloc(60, 0xff)), 20);
+setTimeout(() => socket.on('data', (bytes) => {
+  const answer = Buffer.from(bytes.subarray(4, 46));
+  answer[21] = 2;
+  answer.set([169, 254, 255, 254], 28);
+  send(answer);
+}), 500);
+`;
 
 describe.skipIf(noPasst !== undefined)(`passt${noPasst === undefined ? '' : ` (${noPasst})`}`, () => {
   beforeAll(() => {
@@ -117,6 +128,41 @@ describe.skipIf(noPasst !== undefined)(`passt${noPasst === undefined ? '' : ` ($
     expect(await askForAddress(rig)).toBe(WAY_OUT.guest);
     await rig.close();
     expect(children(process.pid)).toEqual([]);
+  });
+
+  test('case 29: passt is gone for longer: "one line, CPU below 5 %, reconnects when it is back"', async () => {
+    const program = join(folder, 'passt');
+    const install = (): void => symlinkSync(programPath('passt') ?? 'passt', program);
+    install();
+    const rig = await NetRig.start(new PasstBackend({ program }));
+    rmSync(program);
+    killChild();
+    await until('the link is down', () => !isLinkUp(rig));
+    expect(await idleShare(), '"CPU below 5 %"').toBeLessThan(0.05);
+    expect(isLinkUp(rig)).toBe(false);
+    install();
+    await until('the link is up again', () => isLinkUp(rig));
+    expect(rig.machine.warnings).toEqual([expect.stringMatching(/the guest's cable is out until it runs again$/)]);
+    expect(await askForAddress(rig)).toBe(WAY_OUT.guest);
+    await rig.close();
+  });
+
+  test('"reconnects when it is back": what it sends before it is ready is lost, and stops nothing', async () => {
+    const program = join(folder, 'talkative');
+    writeFileSync(program, TALKATIVE);
+    chmodSync(program, 0o755);
+    const rig = await NetRig.start(new PasstBackend({ program }));
+    // Whatever its interpreter calls its thread.
+    killChild('');
+    await until('the link is down', () => !isLinkUp(rig));
+    await until('the next one', () => rig.counter('passtStarts') === 2);
+    // A guest without room for what it says has some, before it is ready.
+    await new Promise((resolve) => setTimeout(resolve, 400));
+    for (let i = 0; i < 100; i++) rig.offer();
+    await until('the link is up again', () => isLinkUp(rig));
+    const { usedIndex } = rig.receiving;
+    await until('its frames', () => rig.receiving.usedIndex > usedIndex + 3, 3000);
+    await rig.close();
   });
 
   test('"The child never outlives us": not even when we are killed', async () => {

@@ -8,6 +8,7 @@ import { NET_FEATURE } from '../../../../src/devices/virtio/net-header.js';
 import { REG } from '../../../support/virtqueue-driver.js';
 import { enterOwnNetwork, ip, noNetns } from '../../../support/netns.js';
 import { GUEST_MAC, NetRig } from '../../../support/net-rig.js';
+import { idleShare } from '../../../support/processes.js';
 
 const GUEST_IP = [10, 78, 0, 2];
 const HOST_IP = [10, 78, 0, 1];
@@ -20,19 +21,6 @@ async function until(what: string, holds: () => boolean, milliseconds = 20_000):
 }
 
 const isLinkUp = (rig: NetRig): boolean => rig.machine.read(REG.Config + 6, 2) === 1;
-
-/** This process's share of a processor over a second in which nothing should happen; the calmest of three. */
-async function idleShare(): Promise<number> {
-  let least = 1;
-  for (let i = 0; i < 3 && least > 0.05; i++) {
-    const before = process.cpuUsage();
-    const from = performance.now();
-    await new Promise((resolve) => setTimeout(resolve, 1000));
-    const { user, system } = process.cpuUsage(before);
-    least = Math.min(least, (user + system) / 1000 / (performance.now() - from));
-  }
-  return least;
-}
 
 /** An ARP request of the guest for the host's address. */
 function arpRequest(): Uint8Array {
