@@ -141,9 +141,9 @@ export class OverlayDisk implements BlockBackend {
   }
 
   #acknowledge(first: number, count: number, done: Done): void {
-    const isNew = this.#map.add(first, count);
-    // A sector that is not new may be on its way to the live map just now.
-    if (!isNew && !this.#isWritingLive) {
+    this.#map.add(first, count);
+    // A sector that is not new may be on its way to the live map just now, or have failed to get there.
+    if (this.#map.changedLive.isEmpty && !this.#isWritingLive) {
       done(0);
       return;
     }

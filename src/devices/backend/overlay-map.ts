@@ -11,6 +11,10 @@ export class ChangedBlocks {
     this.#has = new Uint8Array(count);
   }
 
+  get isEmpty(): boolean {
+    return this.#blocks.length === 0;
+  }
+
   add(block: number): void {
     if (this.#has[block] === 1) return;
     this.#has[block] = 1;
@@ -57,10 +61,8 @@ export class OverlayMap {
     return sector - first;
   }
 
-  /** @returns whether one of them is new */
-  add(first: number, count: number): boolean {
+  add(first: number, count: number): void {
     const end = first + count;
-    let isNew = false;
     for (let sector = first; sector < end;) {
       const at = Math.floor(sector / 8);
       const next = Math.min(end, (at + 1) * 8);
@@ -70,11 +72,9 @@ export class OverlayMap {
         this.#bits[at] = before | mask;
         this.changed.add(Math.floor(at / MAP_BLOCK_BYTES));
         this.changedLive.add(Math.floor(at / MAP_BLOCK_BYTES));
-        isNew = true;
       }
       sector = next;
     }
-    return isNew;
   }
 
   /** Copies blocks into `image`, which is as long as the map. */
