@@ -27,6 +27,9 @@ export const BUFFERS = [
   { gpa: DATA + 64, length: 4, writable: true },
 ];
 
+/** After that much time a script does not end any more: it takes a second. */
+const PATIENCE_MS = 30_000;
+
 export interface Kit<Device extends VirtioDevice = TestDevice> {
   readonly vm: Vm;
   readonly script: Script;
@@ -66,11 +69,26 @@ export async function withGuest<Device extends VirtioDevice>(
     useDevice(script, script.hands(1, bystander.offer), 0x16_0000);
     const hasEnded = script.end();
     await vm.start();
-    while (!hasEnded() && vm.state === 'running') await sleep(2);
+    const latest = Date.now() + PATIENCE_MS;
+    while (!hasEnded() && vm.state === 'running') {
+      if (Date.now() > latest) throw new Error(await whereItStands(vm, script));
+      await sleep(2);
+    }
     expect(vm.state).toBe('running');
     expect(bystander.heads).toHaveLength(1);
   };
   await action({ vm, script, victim, hands: script.hands(0, victim.offer), warnings, run });
+}
+
+/** For the one who reads that a test failed: what the guest is at, and what the devices' registers say. */
+async function whereItStands(vm: Vm, script: Script): Promise<string> {
+  const { threads, fields } = vm.inspect();
+  await vm.pause();
+  const regs = (await threads[0]?.call('captureState'))?.regs ?? {};
+  const registers = fields
+    .filter(({ device }) => ['victim', 'bystander', 'disk', 'card', 'console', 'entropy'].includes(device))
+    .map(({ device, name, field }) => `${device}.${name}=${field.get()}`);
+  return `the script stands still at ${script.stepAt(Number(regs['rsi']))}, with ${JSON.stringify(regs)} and ${registers.join(' ')}`;
 }
 
 /** Lays a queue out, in the memory as it is at the start. */

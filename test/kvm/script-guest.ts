@@ -87,6 +87,13 @@ export class Script {
     this.add('repeat', address, count);
   }
 
+  /** @param esi of the guest, which points behind the step that it is at */
+  stepAt(esi: number): string {
+    const [index = 0, address, value] = [12, 8, 4].map((back) => this.#memory.readU32(esi - back));
+    const number = (esi - SCRIPT) / 12;
+    return `step ${number} (${HANDLERS[index]?.[0]} 0x${address?.toString(16)} ${value})`;
+  }
+
   /** Ends the script. @returns whether the guest has come to it */
   end(): () => boolean {
     this.add('park', END, 1);
