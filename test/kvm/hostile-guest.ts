@@ -37,7 +37,7 @@ export interface Kit<Device extends VirtioDevice = TestDevice> {
   readonly hands: DriverHands & { readonly base: number };
   readonly warnings: readonly string[];
   /** Ends the script with a use of the other device, runs it, and waits for its end. The guest's memory is there still. */
-  readonly run: () => Promise<void>;
+  readonly run: (patienceMs?: number) => Promise<void>;
 }
 
 export const machine = (): VmConfig => ({
@@ -65,11 +65,11 @@ export async function withGuest<Device extends VirtioDevice>(
   });
   await using _ = vm;
   const script = new Script(vm.memory);
-  const run = async (): Promise<void> => {
+  const run = async (patienceMs = PATIENCE_MS): Promise<void> => {
     useDevice(script, script.hands(1, bystander.offer), 0x16_0000);
     const hasEnded = script.end();
     await vm.start();
-    const latest = Date.now() + PATIENCE_MS;
+    const latest = Date.now() + patienceMs;
     while (!hasEnded() && vm.state === 'running') {
       if (Date.now() > latest) throw new Error(await whereItStands(vm, script));
       await sleep(2);

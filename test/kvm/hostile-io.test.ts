@@ -2,12 +2,20 @@
 // Case 32, a device or a worker that throws, is in user-devices.test.ts and vcpu-thread.test.ts.
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { createVm, type UserDeviceConfig, type Vm, type VmConfig } from '../../src/index.js';
+import { ANSWER, REQUEST } from '../../src/devices/virtio/block-request.js';
 import { noKvm } from '../support/kvm.js';
+import { amount } from '../support/soak.js';
+import { TestDevice } from '../support/test-device.js';
+import { REG } from '../support/virtqueue-driver.js';
+import { begin, DATA, layOut, machine as scriptMachine } from './hostile-guest.js';
+import { Script } from './script-guest.js';
 
 const isEmulated = process.env['MICROVISOR_HOST'] === 'svm';
 
@@ -121,7 +129,25 @@ describe.skipIf(noKvm)('case 31: "EINTR storm … on every thread … → no wro
   const count = isEmulated ? 300 : 5000;
   const pause = isEmulated ? 10 : 0.1;
 
-  test('registers, closures, the console and the wait between threads', async () => {
+  /** Does the action while signals rage; in a soak again and again, until the whole minute is over. */
+  async function inStorm(action: () => Promise<void>): Promise<void> {
+    const program = fileURLToPath(new URL('../support/signal-storm.js', import.meta.url));
+    const storm = fork(program, [process.pid, kickSignal(), pause].map(String));
+    const until = Date.now() + amount(0, 60_000);
+    try {
+      await once(storm, 'message');
+      do await action();
+      while (Date.now() < until);
+      expect(storm.exitCode).toBeNull();
+    } finally {
+      storm.kill('SIGKILL');
+      await once(storm, 'exit');
+    }
+  }
+
+  const timeout = amount(60_000, 240_000);
+
+  test('registers, closures, the console and the wait between threads', { timeout }, async () => {
     const last = count - 1;
     const working = guest(
       [0xba, 0x00, 0x05, 0x66, 0xed, 0x66, 0x89, 0xc1], // mov $0x500,%dx; in %dx,%eax; mov %eax,%ecx
@@ -132,25 +158,62 @@ describe.skipIf(noKvm)('case 31: "EINTR storm … on every thread … → no wro
       [0x75, 0xdc], // jne to the start
       [0xb0, 0x05, 0xe6, 0xf4, 0xeb, 0xfe], // mov $5,%al; out %al,$0xf4
     );
-    const record = recorder();
-    const vm = await machine(working, { devices: [ticket, record], consoleOverflow: 'wait' });
-    const printed: Buffer[] = [];
-    vm.console.output.on('data', (bytes: Buffer) => printed.push(bytes));
-    const program = fileURLToPath(new URL('../support/signal-storm.js', import.meta.url));
-    const storm = fork(program, [process.pid, kickSignal(), pause].map(String));
-    try {
-      await once(storm, 'message');
+    await inStorm(async () => {
+      const record = recorder();
+      await using vm = await machine(working, { devices: [ticket, record], consoleOverflow: 'wait' });
+      const printed: Buffer[] = [];
+      vm.console.output.on('data', (bytes: Buffer) => printed.push(bytes));
       await vm.start();
       expect(await vm.outcome).toEqual({ kind: 'debug-exit', value: 5 });
-      expect(storm.exitCode).toBeNull();
+      expect(record.values).toEqual(upTo(count));
+      expect(Array.from(Buffer.concat(printed))).toEqual(upTo(count).map((i) => i & 0xff));
+      const interrupted = vm.report().vcpus.reduce((sum, vcpu) => sum + vcpu.interrupted, 0);
+      expect(interrupted).toBeGreaterThan(0);
+    });
+  });
+
+  test('a disk: every sector is where it was written, once', { timeout }, async () => {
+    const sectors = isEmulated ? 20 : 500;
+    const path = join(mkdtempSync(join(tmpdir(), 'storm-')), 'disk');
+    const [HEADER, BYTES, STATUS, COUNTER] = [DATA, DATA + 1024, DATA + 2048, DATA + 3072];
+    try {
+      await inStorm(async () => {
+        writeFileSync(path, Buffer.alloc(sectors * 512));
+        await using vm = await createVm({ ...scriptMachine(), disks: [{ path }] });
+        const script = new Script(vm.memory);
+        const hands = script.hands(0, new TestDevice().offer);
+        vm.memory.writeU32(HEADER, REQUEST.OUT);
+        vm.memory.writeU64(HEADER + 8, BigInt(sectors));
+        vm.memory.fill(STATUS, 1, 0xff);
+        const queue = layOut(hands, 0x10_0000);
+        const buffers = [
+          { gpa: HEADER, length: 16 },
+          { gpa: BYTES, length: 512 },
+          { gpa: STATUS, length: 1, writable: true },
+        ];
+        const head = queue.build(buffers);
+        for (let i = 0; i < queue.size; i++) vm.memory.writeU16(queue.avail + 4 + 2 * i, head);
+        begin(hands, [queue]);
+        // From the last sector to the first, each with its number + 1.
+        vm.memory.writeU32(BYTES, sectors + 1);
+        script.loop(sectors, COUNTER, () => {
+          script.add('add32', HEADER + 8, -1);
+          script.add('add32', BYTES, -1);
+          script.add('add16', queue.avail + 2, 1);
+          hands.write(REG.QueueNotify, 0);
+          script.add('waitSame', queue.used + 2, queue.avail + 2);
+        });
+        const hasEnded = script.end();
+        await vm.start();
+        while (!hasEnded() && vm.state === 'running') await sleep(2);
+        expect(vm.memory.readU8(STATUS)).toBe(ANSWER.OK);
+        const written = readFileSync(path);
+        expect(upTo(sectors).map((i) => written.readUInt32LE(512 * i))).toEqual(upTo(sectors).map((i) => i + 1));
+        expect(vm.report().virtio[0]).toMatchObject({ needsReset: 0, dropped: 0 });
+      });
     } finally {
-      storm.kill('SIGKILL');
-      await once(storm, 'exit');
+      rmSync(dirname(path), { recursive: true });
     }
-    expect(record.values).toEqual(upTo(count));
-    expect(Array.from(Buffer.concat(printed))).toEqual(upTo(count).map((i) => i & 0xff));
-    const interrupted = vm.report().vcpus.reduce((sum, vcpu) => sum + vcpu.interrupted, 0);
-    expect(interrupted).toBeGreaterThan(0);
   });
 });
 

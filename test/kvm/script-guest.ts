@@ -28,6 +28,10 @@ const HANDLERS = [
   ['waitBits', [0x85, 0x0b, 0x74, 0xfc]], // test %ecx,(%ebx); jz to test
   ['hold', [0x89, 0xca]], // mov %ecx,%edx
   ['repeat', [0x89, 0x13, 0xe2, 0xfc]], // mov %edx,(%ebx); loop to mov
+  ['add32', [0x01, 0x0b]], // add %ecx,(%ebx)
+  ['add16', [0x66, 0x01, 0x0b]], // add %cx,(%ebx)
+  ['waitSame', [0x66, 0x8b, 0x01, 0x66, 0x39, 0x03, 0x75, 0xfb]], // mov (%ecx),%ax; cmp %ax,(%ebx); jne to cmp
+  ['again', [0xff, 0x0b, 0x74, 0x02, 0x89, 0xce]], // decl (%ebx); jz over; mov %ecx,%esi
 ] as const satisfies readonly (readonly [string, readonly number[]])[];
 
 type Operation = (typeof HANDLERS)[number][0];
@@ -92,6 +96,14 @@ export class Script {
     const [index = 0, address, value] = [12, 8, 4].map((back) => this.#memory.readU32(esi - back));
     const number = (esi - SCRIPT) / 12;
     return `step ${number} (${HANDLERS[index]?.[0]} 0x${address?.toString(16)} ${value})`;
+  }
+
+  /** Does what `steps` adds so many times. Not for reads: the log has one place for each. */
+  loop(count: number, counter: number, steps: () => void): void {
+    this.#memory.writeU32(counter, count);
+    const first = this.#at;
+    steps();
+    this.add('again', counter, first);
   }
 
   /** Ends the script. @returns whether the guest has come to it */

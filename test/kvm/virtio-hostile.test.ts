@@ -3,10 +3,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { createVm } from '../../src/index.js';
-import { DESC } from '../../src/devices/virtio/abi.js';
+import { DESC, STATUS } from '../../src/devices/virtio/abi.js';
 import { VirtioBlock } from '../../src/devices/virtio/block.js';
 import { MemoryDisk } from '../support/block-rig.js';
 import { noKvm } from '../support/kvm.js';
+import { amount } from '../support/soak.js';
 import { TestDevice } from '../support/test-device.js';
 import {
   describeQueue,
@@ -20,6 +21,7 @@ import {
   begin,
   BUFFERS,
   DATA,
+  drive,
   expectNeedsReset,
   layOut,
   machine,
@@ -192,6 +194,46 @@ describe.skipIf(noKvm)('a hostile virtio driver in a guest', () => {
       expect(victim.heads).toHaveLength(2);
     });
   });
+
+  // A soak's is the whole minute, on a host where a reset takes no more than a millisecond.
+  test(
+    '16. "1,000 resets per second for 60 s → alive", each with a chain in flight',
+    { timeout: 300_000 },
+    async () => {
+      await withGuest(victimDevice(), async ({ script, hands, victim, warnings, run }) => {
+        const resets = amount(isEmulated ? 100 : 1000, isEmulated ? 1000 : 60_000);
+        let used = 0;
+        victim.holds = true;
+        victim.onChain = () => {
+          used++;
+          victim.heads.length = victim.calls.length = 0;
+          setImmediate(() => victim.finish());
+        };
+        const queue = layOut(hands, 0x10_0000);
+        queue.publish(queue.build(BUFFERS));
+        script.loop(resets, 0x1f_0000, () => {
+          // What negotiate does, without its reads: a script's loop has no room in the log for them.
+          for (const status of [0, STATUS.ACKNOWLEDGE, STATUS.ACKNOWLEDGE | STATUS.DRIVER])
+            hands.write(REG.Status, status);
+          hands.write(REG.DriverFeaturesSel, 1);
+          hands.write(REG.DriverFeatures, 1);
+          hands.write(REG.Status, DRIVING & ~STATUS.DRIVER_OK);
+          drive(hands, [queue]);
+          hands.write(REG.QueueNotify, 0);
+        });
+        hands.write(REG.Status, 0);
+        script.add('write16', queue.used + 2, 0);
+        begin(hands, [queue]);
+        hands.write(REG.QueueNotify, 0);
+        script.add('wait16', queue.used + 2, 1);
+        await run(amount(60_000, 240_000));
+        // At the least the last one, which nobody took back.
+        expect(used).toBeGreaterThan(0);
+        expect(used).toBeLessThanOrEqual(resets + 1);
+        expect(warnings).toEqual([]);
+      });
+    },
+  );
 
   test('12. "every offset 0–0xfff × width × read/write → IGN or as specified"', async () => {
     await withGuest(victimDevice(), async ({ script, hands, victim, warnings, run }) => {
