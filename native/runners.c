@@ -26,16 +26,21 @@ static int kick_signal;  // 0 until the handler is installed
 // reasons to stop afterwards.
 static void on_kick(int signal) { (void)signal; }
 
-// Takes the first real-time signal that nobody handles. Without SA_RESTART: KVM_RUN must return EINTR.
+// What the kick may use, the best first: a process ignores SIGURG where nobody handles it. Real-time signals are none of them:
+// the kernel refuses one (EAGAIN) when all processes of the user together have RLIMIT_SIGPENDING of them pending, and the
+// kick would be lost. Of the others it forgets who sent it, and delivers it. signal(7), getrlimit(2).
+static const int candidates[] = {SIGURG, SIGSTKFLT, SIGPWR};
+
+// Takes the first that nobody handles. Without SA_RESTART: KVM_RUN must return EINTR.
 static int install_handler(void) {
   if (kick_signal) return 0;
-  for (int signal = SIGRTMIN; signal <= SIGRTMAX; signal++) {
+  for (size_t i = 0; i < sizeof candidates / sizeof *candidates; i++) {
     struct sigaction action;
-    if (sigaction(signal, NULL, &action) < 0 || action.sa_handler != SIG_DFL) continue;
+    if (sigaction(candidates[i], NULL, &action) < 0 || action.sa_handler != SIG_DFL) continue;
     action = (struct sigaction){.sa_handler = on_kick};
     sigemptyset(&action.sa_mask);
-    if (sigaction(signal, &action, NULL) < 0) continue;
-    kick_signal = signal;
+    if (sigaction(candidates[i], &action, NULL) < 0) continue;
+    kick_signal = candidates[i];
     return 0;
   }
   return -EBUSY;
@@ -83,11 +88,12 @@ void mv_runner_remove(uint64_t token) {
 int mv_runner_kick(uint64_t token) {
   pthread_mutex_lock(&lock);
   struct runner *runner = find(token);
+  int is_sent = 0;
   if (runner) {
     // Stored before the signal is sent: a runner of several vCPUs may be inside another one when it arrives.
     __atomic_store_n(&runner->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-    syscall(SYS_tgkill, getpid(), runner->tid, kick_signal);
+    is_sent = syscall(SYS_tgkill, getpid(), runner->tid, kick_signal) == 0;
   }
   pthread_mutex_unlock(&lock);
-  return runner != NULL;
+  return is_sent;
 }

@@ -12,7 +12,7 @@ extern "C" {
 struct kvm_run;
 
 /** Registers the calling thread as the one that runs `run`, and lets the kick's signal through to it.
- *  Returns a token above 0, or -errno: ENOSPC (table full), EBUSY (no real-time signal is free). */
+ *  Returns a token above 0, or -errno: ENOSPC (table full), EBUSY (no signal for the kick is free). */
 int64_t mv_runner_add(struct kvm_run *run);
 
 /** After this no signal is sent for the token, and its `run` is not touched. */

@@ -62,7 +62,7 @@ const REMEDIES: Readonly<Record<string, string>> = {
   'madvise EINVAL':
     'address and length must be whole pages, and the kernel must have the feature (CONFIG_KSM, CONFIG_TRANSPARENT_HUGEPAGE)',
   'becomeRunner ENOSPC': 'the table of running vCPUs is full; close some',
-  'becomeRunner EBUSY': 'every real-time signal of this process has a handler; free one',
+  'becomeRunner EBUSY': 'SIGURG, SIGSTKFLT and SIGPWR have handlers in this process; free one',
 };
 
 /** The kernel's refusal of a call. */

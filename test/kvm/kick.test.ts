@@ -1,5 +1,6 @@
 // Kicks from another thread end KVM_RUN, whichever vCPU it is and whenever they come.
 // KVM API 5 (immediate_exit), 4.10 (EINTR).
+import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
@@ -49,6 +50,35 @@ describe.skipIf(noKvm)('kick', () => {
     expect(await done).toEqual(['done']);
     await once(runner.worker, 'exit');
     expect(kick(token)).toBe(false);
+  });
+
+  // getrlimit(2), RLIMIT_SIGPENDING: "the limit on the number of signals that may be queued for the real user ID": another
+  // process can have used it up. A kick that was a real-time signal was lost then, and its guest ran on for ever.
+  test('it comes also when the user has as many signals pending as may be', async () => {
+    using guest = microGuest({ code: SPIN });
+    const runner = await startRunner(guest, [1]);
+    const limit = (soft: string): unknown =>
+      execFileSync('prlimit', ['--pid', String(process.pid), `--sigpending=${soft}:`]);
+    const before = execFileSync('prlimit', [
+      '--pid',
+      String(process.pid),
+      '--sigpending',
+      '--noheadings',
+      '-o',
+      'SOFT',
+    ]);
+    await untilRunning(runner, 0);
+    const returns = Atomics.load(runner.words, 1);
+    limit('0');
+    try {
+      expect(kick(runner.tokens[0] ?? 0)).toBe(true);
+      expect(Atomics.wait(runner.words, 1, returns, 5000)).not.toBe('timed-out');
+    } finally {
+      limit(before.toString().trim());
+    }
+    Atomics.store(runner.words, 0, 1);
+    kick(runner.tokens[0] ?? 0);
+    await once(runner.worker, 'exit');
   });
 
   test('two vCPUs on one thread are both kickable', async () => {
