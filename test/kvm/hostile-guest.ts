@@ -27,8 +27,8 @@ export const BUFFERS = [
   { gpa: DATA + 64, length: 4, writable: true },
 ];
 
-/** After that much time a script does not end any more: it takes a second. */
-const PATIENCE_MS = 30_000;
+/** After that much time a script does not end any more: it takes a second, on the emulated host some ten. */
+const PATIENCE_MS = 50_000;
 
 export interface Kit<Device extends VirtioDevice = TestDevice> {
   readonly vm: Vm;
