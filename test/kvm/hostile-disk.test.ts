@@ -3,7 +3,6 @@ import { createHash } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { createVm } from '../../src/index.js';
 import { DESC } from '../../src/devices/virtio/abi.js';
@@ -13,7 +12,7 @@ import { MemoryDisk } from '../support/block-rig.js';
 import { noKvm } from '../support/kvm.js';
 import { TestDevice } from '../support/test-device.js';
 import { REG, writeDescriptor, type MockBuffer } from '../support/virtqueue-driver.js';
-import { begin, DATA, layOut, machine, SIZE, useDevice, withGuest } from './hostile-guest.js';
+import { begin, DATA, layOut, machine, runScript, SIZE, useDevice, withGuest } from './hostile-guest.js';
 import { Script } from './script-guest.js';
 
 const { NEXT, WRITE, INDIRECT } = DESC;
@@ -158,9 +157,7 @@ describe.skipIf(noKvm)('a hostile driver of a disk', () => {
         { gpa: STATUS_AT, length: 1, writable: true },
       ]);
       const sectors = script.read(hands.base + REG.Config);
-      const hasEnded = script.end();
-      await vm.start();
-      while (!hasEnded() && vm.state === 'running') await sleep(2);
+      await runScript(vm, script);
       expect(vm.memory.readU8(STATUS_AT)).toBe(ANSWER.OK);
       return { data: vm.memory.read(IN, 512), sectors: sectors() };
     };

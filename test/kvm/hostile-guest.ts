@@ -65,19 +65,24 @@ export async function withGuest<Device extends VirtioDevice>(
   });
   await using _ = vm;
   const script = new Script(vm.memory);
-  const run = async (patienceMs = PATIENCE_MS): Promise<void> => {
+  const run = async (patienceMs?: number): Promise<void> => {
     useDevice(script, script.hands(1, bystander.offer), 0x16_0000);
-    const hasEnded = script.end();
-    await vm.start();
-    const latest = Date.now() + patienceMs;
-    while (!hasEnded() && vm.state === 'running') {
-      if (Date.now() > latest) throw new Error(await whereItStands(vm, script));
-      await sleep(2);
-    }
-    expect(vm.state).toBe('running');
+    await runScript(vm, script, patienceMs);
     expect(bystander.heads).toHaveLength(1);
   };
   await action({ vm, script, victim, hands: script.hands(0, victim.offer), warnings, run });
+}
+
+/** Ends the script, starts the machine and waits until the guest has come to the end. Its memory is there still. */
+export async function runScript(vm: Vm, script: Script, patienceMs = PATIENCE_MS): Promise<void> {
+  const hasEnded = script.end();
+  await vm.start();
+  const latest = Date.now() + patienceMs;
+  while (!hasEnded() && vm.state === 'running') {
+    if (Date.now() > latest) throw new Error(await whereItStands(vm, script));
+    await sleep(2);
+  }
+  expect(vm.state).toBe('running');
 }
 
 /** For the one who reads that a test failed: what the guest is at, and what the devices' registers say. */

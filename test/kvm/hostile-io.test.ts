@@ -14,7 +14,7 @@ import { noKvm } from '../support/kvm.js';
 import { amount } from '../support/soak.js';
 import { TestDevice } from '../support/test-device.js';
 import { REG } from '../support/virtqueue-driver.js';
-import { begin, DATA, layOut, machine as scriptMachine } from './hostile-guest.js';
+import { begin, DATA, layOut, machine as scriptMachine, runScript } from './hostile-guest.js';
 import { Script } from './script-guest.js';
 
 const isEmulated = process.env['MICROVISOR_HOST'] === 'svm';
@@ -205,9 +205,7 @@ describe.skipIf(noKvm)('case 31: "EINTR storm … on every thread … → no wro
           hands.write(REG.QueueNotify, 0);
           script.add('waitSame', queue.used + 2, queue.avail + 2);
         });
-        const hasEnded = script.end();
-        await vm.start();
-        while (!hasEnded() && vm.state === 'running') await sleep(2);
+        await runScript(vm, script);
         expect(vm.memory.readU8(STATUS)).toBe(ANSWER.OK);
         const written = readFileSync(path);
         expect(upTo(sectors).map((i) => written.readUInt32LE(512 * i))).toEqual(upTo(sectors).map((i) => i + 1));
