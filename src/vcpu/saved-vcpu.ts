@@ -37,6 +37,11 @@ export interface SavedTsc {
   readonly offset: bigint;
 }
 
+/** With the host's monotonic clock of that moment, in nanoseconds; all threads have the same one. */
+export interface TscReading extends SavedTsc {
+  readonly readAt: bigint;
+}
+
 interface StateRow {
   /** Bytes of the structure. */
   readonly size: number;
@@ -101,7 +106,7 @@ const UNSET_MSRS: ReadonlySet<number> = new Set([MSR_IA32_TSC, MSR_KVM_WALL_CLOC
  * Takes the state of a vCPU that has completed its pending access (Vcpu.completePending) and is not running.
  * @param indices System.msrIndexList(); those that this vCPU lacks are left out
  */
-export function saveVcpu(vcpu: VcpuFd, indices: readonly number[]): SavedVcpu {
+export function saveVcpu(vcpu: VcpuFd, indices: readonly number[]): SavedVcpu & { readonly tsc: TscReading } {
   // First: the kernel says that this one may change others.
   const mpState = STATE_ROWS.mpState.save(vcpu);
   const msrs = readMsrs(vcpu, indices);
@@ -114,9 +119,10 @@ export function saveVcpu(vcpu: VcpuFd, indices: readonly number[]): SavedVcpu {
   };
 }
 
-export function readTsc(vcpu: VcpuFd): SavedTsc {
+export function readTsc(vcpu: VcpuFd): TscReading {
+  const [khz, offset] = [vcpu.getTscKhz(), vcpu.getTscOffset()];
   const [entry] = vcpu.getMsrs([MSR_IA32_TSC]);
-  return { khz: vcpu.getTscKhz(), value: entry?.data ?? 0n, offset: vcpu.getTscOffset() };
+  return { khz, value: entry?.data ?? 0n, offset, readAt: process.hrtime.bigint() };
 }
 
 /**

@@ -35,7 +35,6 @@ export async function applyState(machine: Machine, state: MachineState, { path, 
     if (unlike !== undefined) throw new SnapshotError(path, unlike);
   }
   const now = await boot.call('readTsc');
-  const readAt = process.hrtime.bigint();
   const problem = tscProblem(first.tsc.khz, now.khz);
   if (problem !== undefined) throw new SnapshotError(path, problem);
   // The host's clock may have been set back since.
@@ -58,7 +57,7 @@ export async function applyState(machine: Machine, state: MachineState, { path, 
     kvm.setIrqchip(KVM_IRQCHIP_IOAPIC, state.irqchips.ioapic);
     kvm.setPit2(state.pit);
     // After the TSCs, which it is counted by from now on. It stands as far behind as the TSC did when that was read.
-    const since = process.hrtime.bigint() - readAt;
+    const since = process.hrtime.bigint() - now.readAt;
     kvm.setClock({ clock: state.clock + elapsed * 1_000_000n + since });
   } catch (cause) {
     throw new SnapshotError(path, `the state cannot be set: ${(cause as Error).message}`, { cause });

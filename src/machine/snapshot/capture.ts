@@ -24,6 +24,10 @@ export async function captureState(machine: CapturedMachine): Promise<StateWitho
   const vcpus = await Promise.all(threads.map((thread) => thread.call('saveState', indices)));
   const files = await marksOf(config);
   // From here on nothing waits, so that these belong together, and to the RAM that is written next.
+  const [boot] = vcpus;
+  // As it was when that TSC was read: a guest compares the two, and a difference of 62 ms ends its trust in the TSC.
+  const sinceTsc = boot === undefined ? 0n : process.hrtime.bigint() - boot.tsc.readAt;
+  const clock = kvm.getClock().clock - sinceTsc;
   return {
     architecture: ARCHITECTURE,
     host: { kernel: release(), processor: cpus()[0]?.model ?? '' },
@@ -40,14 +44,14 @@ export async function captureState(machine: CapturedMachine): Promise<StateWitho
       config: offer.config,
     })),
     registers: mutable(board.registers.save()),
-    vcpus: vcpus.map((vcpu) => ({ ...vcpu, msrs: [...vcpu.msrs] })),
+    vcpus: vcpus.map(({ tsc: { readAt: _readAt, ...tsc }, ...vcpu }) => ({ ...vcpu, tsc, msrs: [...vcpu.msrs] })),
     irqchips: {
       picMaster: kvm.getIrqchip(KVM_IRQCHIP_PIC_MASTER),
       picSlave: kvm.getIrqchip(KVM_IRQCHIP_PIC_SLAVE),
       ioapic: kvm.getIrqchip(KVM_IRQCHIP_IOAPIC),
     },
     pit: kvm.getPit2(),
-    clock: kvm.getClock().clock,
+    clock,
     prompt: consoles.main.lines.unfinished,
     ...(consoles.exec === undefined ? {} : { exec: consoles.exec.save() }),
   };
