@@ -64,6 +64,9 @@ function isRoot(): boolean {
   return process.geteuid?.() === 0;
 }
 
+/** Someone else may be installing at the moment: another build, or this machine's own upgrade (apt-get(8), in seconds). */
+const WAIT_FOR_LOCK = ['-o', 'DPkg::Lock::Timeout=300'] as const;
+
 /** Refreshes apt's lists where that is allowed; what is known already has to do otherwise. */
 export async function updateLists(options: PackageOptions): Promise<void> {
   if (!haveApt() || !isRoot()) return;
@@ -92,7 +95,7 @@ export async function ensureInstalled(
     throw new Error(`cannot ${purpose}: ${missing.join(', ')} not installed; ${how}`);
   }
   options.onDetail?.(`installing ${missing.join(', ')}`);
-  await run('apt-get', ['-qq', '-y', 'install', '--no-install-recommends', ...missing], {
+  await run('apt-get', ['-qq', '-y', ...WAIT_FOR_LOCK, 'install', '--no-install-recommends', ...missing], {
     purpose: `install ${missing.join(', ')}`,
     env: { DEBIAN_FRONTEND: 'noninteractive' },
     signal: options.signal,
