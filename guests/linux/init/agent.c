@@ -47,6 +47,10 @@ static int child_status;
 static enum { COLLECTING, RUNNING, ENDED } state;
 static int wish_to_end; /* the line is gone, or the host broke the protocol */
 
+/* The command's stdin, stdout and stderr; made before a snapshot may be, so that no restored guest has to. */
+static int pipes[3][2];
+static int pipes_failure; /* errno */
+
 static struct block arguments, environment, directory;
 static struct source sources[2] = {{-1, EXEC_STDOUT, -1}, {-1, EXEC_STDERR, -1}};
 
@@ -162,8 +166,14 @@ static const char *find_program(const char *name, char *path, size_t size) {
   return NULL;
 }
 
+static void make_pipes(void) {
+  for (int i = 0; i < 3; i++)
+    if (pipe2(pipes[i], O_CLOEXEC) < 0 || fcntl(pipes[i][i == 0 ? 1 : 0], F_SETFL, O_NONBLOCK) < 0)
+      pipes_failure = errno;
+}
+
 /* In the vfork child: only system calls, and the parent's memory is left as it was. */
-static int become(const char *file, int not_found, char **argv, const char *cwd, int pipes[3][2]) {
+static int become(const char *file, int not_found, char **argv, const char *cwd) {
   static const int theirs[3] = {0, 1, 1};
   sigset_t none;
   setsid();
@@ -186,7 +196,6 @@ static int become(const char *file, int not_found, char **argv, const char *cwd,
 
 static void start(void) {
   static char path[EXEC_MAX_PAYLOAD];
-  int pipes[3][2];
   volatile int failure = 0;
   directory.bytes[directory.length] = '\0';
   char **argv = split(&arguments), **variables = split(&environment);
@@ -195,20 +204,17 @@ static void start(void) {
   await_network();
   for (char **v = variables; v && *v; v++)
     putenv(*v);
-  for (int i = 0; i < 3; i++)
-    if (pipe2(pipes[i], O_CLOEXEC) < 0)
-      return fail(126, "pipe", strerror(errno));
+  if (pipes_failure)
+    return fail(126, "pipe", strerror(pipes_failure));
   const char *file = find_program(argv[0], path, sizeof(path));
   int not_found = errno;
   pid_t pid = vfork();
   if (pid == 0) {
-    failure = become(file, not_found, argv, directory.bytes, pipes);
+    failure = become(file, not_found, argv, directory.bytes);
     _exit(127);
   }
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < 3; i++)
     close(pipes[i][i == 0 ? 0 : 1]);
-    fcntl(pipes[i][i == 0 ? 1 : 0], F_SETFL, O_NONBLOCK);
-  }
   input_fd = pipes[0][1];
   sources[0].fd = pipes[1][0];
   sources[1].fd = pipes[2][0];
@@ -502,6 +508,7 @@ void run_agent(const char *tty_name) {
   }
   tcflush(tty, TCIFLUSH);
   signal(SIGPIPE, SIG_IGN);
+  make_pipes();
   /* Signals come in only while ppoll waits, so none is missed between a check and the wait. */
   sigfillset(&blocked);
   sigprocmask(SIG_BLOCK, &blocked, NULL);
