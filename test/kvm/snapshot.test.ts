@@ -153,7 +153,7 @@ describe.skipIf(noKvm)('a snapshot', () => {
       await restored.resume();
       await until(() => stamp(restored) !== then, "the restored guest's clock");
       await restored.pause();
-      // In milliseconds. Linux gives the TSC up at 62.
+      // In milliseconds. It was 300.
       expect(Math.abs(ahead(restored) - before)).toBeLessThan(10);
     },
   );

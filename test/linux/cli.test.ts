@@ -14,9 +14,15 @@ const BOOT_MS = 240_000;
 /** For the preparation of the guest, should nobody have done it yet. */
 const PREPARE_MS = 900_000;
 
+/**
+ * A restored guest cannot power off there: that is a write of user space's to a port, which QEMU 7.2 allows only while TR's
+ * type is 9 (check_io in target/i386), and every KVM says 11 (busy) of it when it is saved. Its init dies of SIGSEGV then.
+ */
+const isSvm = process.env['MICROVISOR_HOST'] === 'svm';
+
 /** Bytes from the guest, and bytes to the guest and back: a serial line takes its time. */
 // An exit on the emulated SVM host costs as much as many bytes elsewhere: an eighth will do there.
-const PRINTED = process.env['MICROVISOR_HOST'] === 'svm' ? 1 << 17 : 1 << 20;
+const PRINTED = isSvm ? 1 << 17 : 1 << 20;
 const ECHOED = 1 << 16;
 
 /** Elsewhere than on the PVM host the default would be the stock guest, which stock.test.ts is about. */
@@ -67,23 +73,22 @@ describe.skipIf(noKvm)('"With -- COMMAND… the default guest runs COMMAND"', ()
     BOOT_MS,
   );
 
-  // A boot has few exits where it is quick, and a command of a restored guest was once seen to die of SIGSEGV on that host.
-  test.skipIf(process.env['MICROVISOR_HOST'] === 'svm')(
+  test(
     '--warm: a "COMMAND in a default guest that goes on from a snapshot" draws other random numbers than the one before',
     async () => {
-      const draw = async (...options: string[]): Promise<{ exits: number; numbers: string }> => {
-        const report = join(folder, 'warm.json');
-        const words = ['--report', report, ...options, '--', 'head', '-c', '16', '/dev/urandom'];
-        const { status, stdout } = await microvisor([...RUN, ...words]);
+      // The kernel's log of its boot, with a microsecond in each line, is another one after another boot.
+      const script = 'head -c 16 /dev/urandom | od -An -tx1; dmesg | head -n 30 | md5sum';
+      const draw = async (start: string): Promise<{ numbers: string; boot: string }> => {
+        const { status, stdout } = await microvisor([...RUN, start, '--', 'sh', '-c', script]);
         expect(status).toBe(0);
-        const { vcpus } = JSON.parse(readFileSync(report, 'utf8')) as { vcpus: { ports: { count: number }[] }[] };
-        const exits = vcpus.flatMap(({ ports }) => ports).reduce((sum, { count }) => sum + count, 0);
-        return { exits, numbers: stdout.toString('hex') };
+        const [numbers = '', boot = ''] = stdout.toString('latin1').split('\n');
+        return { numbers, boot };
       };
       await draw('--warm');
-      const [one, other, booted] = [await draw('--warm'), await draw('--warm'), await draw()];
-      expect(one.exits * 2).toBeLessThan(booted.exits);
-      expect(other.exits * 2).toBeLessThan(booted.exits);
+      const [one, other, booted] = [await draw('--warm'), await draw('--warm'), await draw('--cold')];
+      expect(one.boot).toMatch(/^[0-9a-f]{32} /);
+      expect(other.boot).toBe(one.boot);
+      expect(booted.boot).not.toBe(one.boot);
       expect(new Set([one, other, booted].map(({ numbers }) => numbers)).size).toBe(3);
     },
     3 * BOOT_MS,
@@ -216,18 +221,18 @@ describe.skipIf(noKvm)('"leaves the user at a root shell on the terminal in raw 
     2 * BOOT_MS,
   );
 
-  // There the boot is quick, and a command of a restored guest was once seen to die of SIGSEGV.
-  test.skipIf(process.env['MICROVISOR_HOST'] === 'svm')(
+  test(
     '"uses a snapshot of the default guest … makes it after the first boot, and says so": a shell of one draws its own random numbers, knows its terminal and the time',
     async () => {
       const shell = async (rows: number): Promise<{ said: string; drawn: string | undefined; behind: number }> => {
         const { output, status } = await onTerminal(
-          [...RUN, '--append', 'microvisor.test=shell'],
+          // Where a boot is quick, nobody gets a snapshot without asking.
+          [...RUN, ...(isSvm ? ['--warm'] : []), '--append', 'microvisor.test=shell'],
           [
             { wait: '~ # ' },
             { send: "stty size; echo drew $(head -c 8 /dev/urandom | od -An -tx1); echo time $(date +%s) e''nd\r" },
             { wait: ' end\r\n' },
-            { send: 'poweroff\r' },
+            { send: isSvm ? '\x01x' : 'poweroff\r' },
           ],
           { rows, columns: 99, seconds: BOOT_MS / 1000 },
         );

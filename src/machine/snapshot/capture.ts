@@ -25,7 +25,7 @@ export async function captureState(machine: CapturedMachine): Promise<StateWitho
   const files = await marksOf(config);
   // From here on nothing waits, so that these belong together, and to the RAM that is written next.
   const [boot] = vcpus;
-  // As it was when that TSC was read: a guest compares the two, and a difference of 62 ms ends its trust in the TSC.
+  // As it was when that TSC was read: Linux compares the two, and gives the TSC up when they drift apart.
   const sinceTsc = boot === undefined ? 0n : process.hrtime.bigint() - boot.tsc.readAt;
   const clock = kvm.getClock().clock - sinceTsc;
   return {
