@@ -76,7 +76,7 @@ export class Vm implements AsyncDisposable {
   readonly prompt: string;
   readonly #parts: VmParts;
   #state: VmState = 'created';
-  /** The devices stand still, as a restore has left them. */
+  /** The devices stand still, as a restore or a snapshot has left them. */
   #isHeld = false;
   #outcome: Outcome | undefined;
   #resolve: (outcome: Outcome) => void = () => undefined;
@@ -161,7 +161,8 @@ export class Vm implements AsyncDisposable {
 
   /**
    * Writes the machine's state and RAM into `directory`, in place of a snapshot that is there. A running machine is
-   * paused for it and goes on afterwards; a paused one stays paused. The event loop stands still while RAM is written.
+   * paused for it and goes on afterwards; a paused one stays paused, and its devices stand still with it: until it goes
+   * on, its disks are as the snapshot needs them. The event loop stands still while RAM is written.
    * @throws SnapshotError when it cannot be written; Error when the machine is neither running nor paused, or a device
    * keeps what the guest asked of it
    */
@@ -186,12 +187,10 @@ export class Vm implements AsyncDisposable {
     const isRunning = this.#state === 'running';
     if (isRunning) await this.pause();
     if (this.#state !== 'paused') throw new Error(`${what}: the machine is ${this.#state}, not running or paused`);
-    const wasHeld = this.#isHeld;
     this.#isHeld = true;
     try {
       return await action();
     } finally {
-      if (!wasHeld) this.#releaseDevices();
       if (isRunning && this.state === 'paused') await this.resume();
     }
   }
@@ -294,15 +293,11 @@ export class Vm implements AsyncDisposable {
 
   // Only where all of them run on is a halt of the machine one.
   #go(indices: readonly number[], toExit: readonly number[] = []): void {
-    if (this.#isHeld) this.#releaseDevices();
+    if (this.#isHeld) releaseDevices(this.#parts);
+    this.#isHeld = false;
     if (indices.length === this.#parts.threads.length && toExit.length === 0) return this.#run();
     this.#state = 'running';
     for (const index of indices) this.#parts.threads[index]?.run(toExit.includes(index));
-  }
-
-  #releaseDevices(): void {
-    this.#isHeld = false;
-    if (this.#state === 'paused') releaseDevices(this.#parts);
   }
 
   #admitDebugger(): void {

@@ -23,6 +23,10 @@ import { noKvm } from '../support/kvm.js';
 import { emulatesKernelCode } from '../support/linux.js';
 import { stateFile, type PlainState } from '../support/snapshot-state.js';
 import { amount } from '../support/soak.js';
+import { TestDevice } from '../support/test-device.js';
+import { REG } from '../support/virtqueue-driver.js';
+import { begin, BUFFERS, layOut, machine, runScript } from './hostile-guest.js';
+import { Script } from './script-guest.js';
 
 /** inc word [0x600]; jmp back. */
 const COUNT = Uint8Array.of(0xff, 0x06, 0x00, 0x06, 0xeb, 0xfa);
@@ -157,6 +161,28 @@ describe.skipIf(noKvm)('a snapshot', () => {
       expect(Math.abs(ahead(restored) - before)).toBeLessThan(10);
     },
   );
+
+  test('"kept for replay": what the devices of a paused machine have not taken waits until it goes on, so that its disks stay those of the snapshot', async () => {
+    const device = new TestDevice();
+    await using vm = await createVm({ ...machine(), virtio: [() => device] });
+    const script = new Script(vm.memory);
+    const hands = script.hands(0, device.offer);
+    const queue = layOut(hands, 0x10_0000);
+    queue.publish(queue.build(BUFFERS));
+    begin(hands, [queue]);
+    hands.write(REG.QueueNotify, 0);
+    script.add('wait16', queue.used + 2, 1);
+    await runScript(vm, script);
+    expect(device.heads).toHaveLength(1);
+    await vm.pause();
+    // What a driver has made available, and the device has not looked at yet.
+    queue.publish(queue.build(BUFFERS));
+    await vm.snapshot(directory);
+    await sleep(50);
+    expect(device.heads).toHaveLength(1);
+    await vm.resume();
+    await until(() => device.heads.length === 2, 'the chain, when the machine goes on');
+  });
 
   test('of a guest that sleeps until a timer interrupts it goes on being interrupted', async () => {
     const out = (port: number, value: number): number[] => [0xb0, value, 0xe6, port];
