@@ -1,6 +1,8 @@
 // `npm run bench -- NAME [options]`: the table of benchmarks and their one entry.
 import { closeSync, openSync } from 'node:fs';
 import { inspect, parseArgs } from 'node:util';
+import { KvmError } from '../src/kvm/errors.js';
+import { System } from '../src/kvm/system.js';
 import { benchBoot } from './boot.js';
 import { benchBlock } from './virtio-block.js';
 import { benchNet } from './virtio-net.js';
@@ -26,6 +28,8 @@ interface Benchmark {
   readonly summary: string;
   /** Options beside --rounds and --json. */
   readonly takes: readonly string[];
+  /** Without one there is nothing to measure. */
+  readonly needsKvm: boolean;
   /** Rounds when none are asked for. */
   readonly rounds: number;
   /** @returns the process's exit status, when it is not 0 */
@@ -36,42 +40,49 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   boot: {
     summary: 'from process start to the first line of user space, beside a plain C VMM; memory of a process and a VM',
     takes: [],
+    needsKvm: true,
     rounds: 5,
     run: benchBoot,
   },
   'virtio-block': {
     summary: 'the queue alone, a request with a backend that answers at once, a real file; ways to transfer, in C',
     takes: [],
+    needsKvm: false,
     rounds: 5,
     run: benchBlock,
   },
   'virtio-net': {
     summary: 'what the device side of virtio-net costs per frame, with a backend that answers at once',
     takes: [],
+    needsKvm: false,
     rounds: 9,
     run: benchNet,
   },
   'guest-io': {
     summary: 'requests, TCP and exits from inside the default guest; doorbell and interrupt latencies',
     takes: [],
+    needsKvm: true,
     rounds: 3,
     run: benchGuestIo,
   },
   snapshot: {
     summary: 'save, restore to the first output, fork, memory of a fork; for 64 MiB, 512 MiB and 2 GiB of RAM',
     takes: [],
+    needsKvm: true,
     rounds: 5,
     run: benchSnapshot,
   },
   exits: {
     summary: 'what a VM exit costs, tier by tier, beside a plain C loop; the parts of our own cost; growth',
     takes: ['svg', 'compare', 'quick', 'only', 'tier'],
+    needsKvm: false,
     rounds: 25,
     run: benchExits,
   },
   'exit-account': {
     summary: 'the instructions and cache lines of one exit, by who serves it: single steps of gdb, no times',
     takes: ['only', 'tier'],
+    needsKvm: true,
     rounds: 1,
     run: benchExitAccount,
   },
@@ -136,13 +147,16 @@ async function main(args: readonly string[]): Promise<number> {
   }
   const { json, svg, compare, quick = false, only = [], tier = [] } = values;
   // Now, and not after minutes of measuring.
+  if (benchmark.needsKvm) System.open()[Symbol.dispose]();
   for (const file of [json, svg]) if (file !== undefined) closeSync(openSync(file, 'a'));
   return (await benchmark.run({ rounds, json, svg, compare, quick, only, tier })) ?? 0;
 }
 
 process.exitCode = await main(process.argv.slice(2)).catch((error: unknown) => {
-  // A file that is not there or cannot be written says enough by itself; a defect of the benchmark's own needs its stack.
-  const isOfTheSystem = error instanceof Error && 'syscall' in error;
+  // A file that cannot be written, or a KVM that is not there, says enough by itself; a defect of the benchmark's own needs
+  // its stack.
+  const isOfTheSystem =
+    error instanceof Error && ('syscall' in error || (error instanceof KvmError && error.remedy !== undefined));
   process.stderr.write(`${isOfTheSystem ? error.message : inspect(error)}\n`);
   return isOfTheSystem ? 2 : 1;
 });
