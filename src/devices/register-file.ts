@@ -32,6 +32,7 @@ export interface AreaEntry {
 /** All that is in a register file, by name: what a snapshot keeps of a machine's devices. */
 export interface SavedRegisters {
   readonly fields: readonly (readonly [device: string, name: string, value: number])[];
+  /** Up to the last byte that is not 0: most of them are rings with little in them. */
   readonly areas: readonly (readonly [device: string, name: string, bytes: Uint8Array])[];
 }
 
@@ -173,7 +174,7 @@ export class RegisterFile {
   save(): SavedRegisters {
     return {
       fields: this.#fields.map(({ device, name, field }) => [device, name, field.get()]),
-      areas: this.#areas.map(({ device, name, bytes }) => [device, name, bytes.slice()]),
+      areas: this.#areas.map(({ device, name, bytes }) => [device, name, bytes.slice(0, usedLength(bytes))]),
     };
   }
 
@@ -192,9 +193,11 @@ export class RegisterFile {
     }
     for (const { device, name, bytes } of this.#areas) {
       const content = contents.get(`${device}.${name}`);
-      if (content?.length !== bytes.length)
-        throw new Error(`the snapshot's ${name} of ${device} has ${content?.length ?? 0} bytes, not ${bytes.length}`);
+      if (content === undefined) throw new Error(`the snapshot has no ${name} of ${device}, which this machine has`);
+      if (content.length > bytes.length)
+        throw new Error(`the snapshot's ${name} of ${device} has ${content.length} bytes, of ${bytes.length} at most`);
       bytes.set(content);
+      bytes.fill(0, content.length);
       contents.delete(`${device}.${name}`);
     }
     const [other] = [...values.keys(), ...contents.keys()];
@@ -235,4 +238,10 @@ const FNV_PRIME = 0x0100_0193;
 
 function alignUp(value: number, alignment: number): number {
   return Math.ceil(value / alignment) * alignment;
+}
+
+function usedLength(bytes: Uint8Array): number {
+  let length = bytes.length;
+  while (length > 0 && bytes[length - 1] === 0) length--;
+  return length;
 }

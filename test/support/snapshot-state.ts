@@ -77,7 +77,7 @@ export function sampleState(): MachineState {
 }
 
 /** A state file with a right checksum around `body`. */
-export function stateFile(body: string, version = '1'): Buffer {
+export function stateFile(body: string, version = '2'): Buffer {
   const bytes = Buffer.from(body);
   const checksum = crc32(bytes).toString(16).padStart(8, '0');
   return Buffer.concat([Buffer.from(`microvisor-snapshot ${version} ${checksum} ${bytes.length}\n`), bytes]);

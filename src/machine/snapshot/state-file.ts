@@ -5,7 +5,7 @@ import { SnapshotError } from './error.js';
 import { checkState, plainState, type MachineState } from './state.js';
 
 /** Counts changes of the format; a file of another version is refused. */
-export const FORMAT_VERSION = 1;
+export const FORMAT_VERSION = 2;
 const MAGIC = 'microvisor-snapshot';
 const HEADER = /^microvisor-snapshot (\d{1,9}) ([0-9a-f]{8}) (\d{1,10})\n/;
 /** Longer than any header. */

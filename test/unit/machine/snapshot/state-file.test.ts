@@ -62,17 +62,17 @@ describe('a state file', () => {
 
   test('"of another format version … a clear error that names it"', () => {
     const body = JSON.stringify(plainSample());
-    expect(refusal(stateFile(body, '2'))).toBe(
-      'state: the snapshot has format version 2, and this Microvisor reads 1; make it anew',
+    expect(refusal(stateFile(body, '1'))).toBe(
+      'state: the snapshot has format version 1, and this Microvisor reads 2; make it anew',
     );
-    expect(refusal(stateFile(body, '01'))).toMatch(/format version 01/);
+    expect(refusal(stateFile(body, '02'))).toMatch(/format version 02/);
     expect(refusal(stateFile(body))).toBeUndefined();
   });
 
   test.each([
     ['nothing', Buffer.alloc(0)],
     ['something else', Buffer.from('#!/bin/sh\n')],
-    ['a header without an end', Buffer.from('microvisor-snapshot 1 00000000 5')],
+    ['a header without an end', Buffer.from('microvisor-snapshot 2 00000000 5')],
     ['no JSON', stateFile('{')],
     ['no UTF-8', Buffer.from(stateFile('"\u00ff"'))],
   ])('%s is refused', (_, bytes) => {
