@@ -19,9 +19,9 @@ function entry(input, folder, starter) {
   return {
     input: { main: `dist/src/${input}.js` },
     platform: 'node',
-    // The lessons stay as they are: they use the library by its name, as a reader's program does.
     // What the command loads late, the library has at once, from the same modules.
     checks: { ineffectiveDynamicImport: false },
+    // The lessons stay as they are: they use the library by its name, as a reader's program does.
     external: [/^node:/, 'koffi', 'iced-x86', 'ws', 'microvisor', /guests\/ladder\//],
     // Left as they are written: relative to a place as deep as their own.
     makeAbsoluteExternalsRelative: false,
