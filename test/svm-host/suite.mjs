@@ -21,7 +21,7 @@ const REPLACEMENTS_MOST = 4;
 /** Longer than any test is silent, the start of a host included. */
 const SILENCE_MS = 1000 * Number(process.env.MICROVISOR_SVM_SILENCE ?? 300);
 /** The longest time of one host, so that one that goes on for ever ends. */
-const SECONDS = process.env.MICROVISOR_SVM_SECONDS ?? '1800';
+const SECONDS = process.env.MICROVISOR_SVM_SECONDS ?? '3000';
 
 const repository = fileURLToPath(new URL('../..', import.meta.url));
 const run = fileURLToPath(new URL('run', import.meta.url));
