@@ -4,6 +4,7 @@ import { VIRTIO_MMIO_BASE, VIRTIO_MMIO_STRIDE } from '../../src/memory/layout.js
 import type { GuestMemory } from '../../src/memory/guest-memory.js';
 import type { VirtioOffer } from '../../src/devices/virtio/device.js';
 import { offeredFeatures } from '../../src/devices/virtio/mmio-state.js';
+import { u32 } from '../support/images.js';
 import { REG, type DriverHands } from '../support/virtqueue-driver.js';
 
 export const LOAD = 0x4_0000;
@@ -42,18 +43,17 @@ const TABLE = 0x40;
 /** The interpreter, to be loaded and started at LOAD. */
 export function interpreter(): Uint8Array {
   const image = new Uint8Array(TABLE + 16 * HANDLERS.length);
-  const dword = (value: number): number[] => [0, 8, 16, 24].map((shift) => (value >>> shift) & 0xff);
   const code = [
-    [0xbe, ...dword(SCRIPT), 0xbf, ...dword(LOG)], // mov $SCRIPT,%esi; mov $LOG,%edi
+    [0xbe, ...u32(SCRIPT), 0xbf, ...u32(LOG)], // mov $SCRIPT,%esi; mov $LOG,%edi
     [0xad, 0x8b, 0x1e, 0x8b, 0x4e, 0x04, 0x83, 0xc6, 0x08], // LOOP: lods; mov (%esi),%ebx; mov 4(%esi),%ecx; add $8
-    [0xc1, 0xe0, 0x04, 0x05, ...dword(LOAD + TABLE), 0xff, 0xe0], // shl $4,%eax; add $TABLE,%eax; jmp *%eax
+    [0xc1, 0xe0, 0x04, 0x05, ...u32(LOAD + TABLE), 0xff, 0xe0], // shl $4,%eax; add $TABLE,%eax; jmp *%eax
   ];
   image.set(code.flat());
   for (const [i, [, bytes]] of HANDLERS.entries()) {
     const at = TABLE + 16 * i;
     image.set(bytes, at);
     // jmp LOOP
-    image.set([0xe9, ...dword(LOOP - (at + bytes.length + 5))], at + bytes.length);
+    image.set([0xe9, ...u32(LOOP - (at + bytes.length + 5))], at + bytes.length);
   }
   return image;
 }

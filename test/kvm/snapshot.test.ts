@@ -19,6 +19,7 @@ import {
 } from '../../src/index.js';
 import { GSI, IOAPIC_BASE, VM_GENERATION_ID } from '../../src/memory/layout.js';
 import { MSR_KVM_SYSTEM_TIME_NEW } from '../../src/kvm/msr.js';
+import { u32 } from '../support/images.js';
 import { noKvm } from '../support/kvm.js';
 import { emulatesKernelCode } from '../support/linux.js';
 import { stateFile, type PlainState } from '../support/snapshot-state.js';
@@ -102,18 +103,17 @@ describe.skipIf(noKvm)('a snapshot', () => {
 
   test('brings general, vector and debug registers back', async () => {
     const [SOURCE, FLAG, GO, TARGET] = [0x20_0000, 0x20_0020, 0x20_0024, 0x20_0030];
-    const dword = (value: number): number[] => [0, 8, 16, 24].map((shift) => (value >>> shift) & 0xff);
     const code = [
-      [0x0f, 0x20, 0xe0, 0x0d, ...dword(0x200), 0x0f, 0x22, 0xe0], // CR4.OSFXSR
-      [0x0f, 0x10, 0x05, ...dword(SOURCE)], // movups SOURCE,%xmm0
-      [0xb8, ...dword(0x1234), 0x0f, 0x23, 0xc0], // mov $0x1234,%eax; mov %eax,%dr0
-      [0xbe, ...dword(0xcafe)], // mov $0xcafe,%esi
-      [0xc7, 0x05, ...dword(FLAG), ...dword(1)], // movl $1,FLAG
-      [0x83, 0x3d, ...dword(GO), 0x00, 0x74, 0xf7], // cmpl $0,GO; je back
-      [0x0f, 0x11, 0x05, ...dword(TARGET)], // movups %xmm0,TARGET
-      [0x0f, 0x21, 0xc0, 0xa3, ...dword(TARGET + 16)], // mov %dr0,%eax; mov %eax,TARGET+16
-      [0x89, 0x35, ...dword(TARGET + 20)], // mov %esi,TARGET+20
-      [0xc7, 0x05, ...dword(FLAG), ...dword(2), 0xeb, 0xfe], // movl $2,FLAG; jmp .
+      [0x0f, 0x20, 0xe0, 0x0d, ...u32(0x200), 0x0f, 0x22, 0xe0], // CR4.OSFXSR
+      [0x0f, 0x10, 0x05, ...u32(SOURCE)], // movups SOURCE,%xmm0
+      [0xb8, ...u32(0x1234), 0x0f, 0x23, 0xc0], // mov $0x1234,%eax; mov %eax,%dr0
+      [0xbe, ...u32(0xcafe)], // mov $0xcafe,%esi
+      [0xc7, 0x05, ...u32(FLAG), ...u32(1)], // movl $1,FLAG
+      [0x83, 0x3d, ...u32(GO), 0x00, 0x74, 0xf7], // cmpl $0,GO; je back
+      [0x0f, 0x11, 0x05, ...u32(TARGET)], // movups %xmm0,TARGET
+      [0x0f, 0x21, 0xc0, 0xa3, ...u32(TARGET + 16)], // mov %dr0,%eax; mov %eax,TARGET+16
+      [0x89, 0x35, ...u32(TARGET + 20)], // mov %esi,TARGET+20
+      [0xc7, 0x05, ...u32(FLAG), ...u32(2), 0xeb, 0xfe], // movl $2,FLAG; jmp .
     ];
     const bytes = Uint8Array.from(code.flat());
     const vm = await real(bytes, { entry: 'protected', memoryMiB: 4 });
@@ -134,11 +134,10 @@ describe.skipIf(noKvm)('a snapshot', () => {
     '"the TSC comes back by offset", and kvmclock with it: the guest sees no difference between the two grow',
     async () => {
       const [PAGE, COUNT_AT] = [0x20_0000, 0x20_1000];
-      const dword = (value: number): number[] => [0, 8, 16, 24].map((shift) => (value >>> shift) & 0xff);
       const code = [
-        [0xb9, ...dword(MSR_KVM_SYSTEM_TIME_NEW), 0xb8, ...dword(PAGE | 1)], // mov $MSR,%ecx; mov $PAGE|1,%eax
+        [0xb9, ...u32(MSR_KVM_SYSTEM_TIME_NEW), 0xb8, ...u32(PAGE | 1)], // mov $MSR,%ecx; mov $PAGE|1,%eax
         [0x31, 0xd2, 0x0f, 0x30], // xor %edx,%edx; wrmsr
-        [0xff, 0x05, ...dword(COUNT_AT), 0xeb, 0xf8], // incl COUNT_AT; jmp back
+        [0xff, 0x05, ...u32(COUNT_AT), 0xeb, 0xf8], // incl COUNT_AT; jmp back
       ];
       const vm = await real(Uint8Array.from(code.flat()), { entry: 'protected', memoryMiB: 4 });
       // Linux Documentation/virt/kvm/x86/msr.rst, MSR_KVM_SYSTEM_TIME_NEW: struct pvclock_vcpu_time_info.

@@ -14,10 +14,6 @@ const BOOT_MS = 240_000;
 /** For the preparation of the guest, should nobody have done it yet. */
 const PREPARE_MS = 900_000;
 
-/**
- * A restored guest cannot power off there: that is a write of user space's to a port, which QEMU 7.2 allows only while TR's
- * type is 9 (check_io in target/i386), and every KVM says 11 (busy) of it when it is saved. Its init dies of SIGSEGV then.
- */
 const isSvm = process.env['MICROVISOR_HOST'] === 'svm';
 
 /** Bytes from the guest, and bytes to the guest and back: a serial line takes its time. */
@@ -232,6 +228,8 @@ describe.skipIf(noKvm)('"leaves the user at a root shell on the terminal in raw 
             { wait: '~ # ' },
             { send: "stty size; echo drew $(head -c 8 /dev/urandom | od -An -tx1); echo time $(date +%s) e''nd\r" },
             { wait: ' end\r\n' },
+            // A restored guest cannot power off there: that is a write of user space's to a port, which QEMU 7.2 allows only
+            // while TR's type is 9 (check_io in target/i386), and KVM says 11 (busy) of it when it is saved.
             { send: isSvm ? '\x01x' : 'poweroff\r' },
           ],
           { rows, columns: 99, seconds: BOOT_MS / 1000 },
