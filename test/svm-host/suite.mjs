@@ -1,7 +1,8 @@
 // npm run test:svm: the tests that depend on a host's KVM, on a host with hardware virtualization (see run beside this).
 // MICROVISOR_HOST=svm in their environment tells them where they are. Arguments go to vitest: a file, `-t NAME`, …
 // An emulated host has one processor, so there is one for each of this machine's, up to as many as share the work well.
-// Closes with `N passed, N failed, N skipped`, the sum of all; status 1 when anything failed.
+// Closes with what failed, a line for each, and `N passed, N failed, N skipped`, the sum of all; status 1 when anything
+// failed.
 //
 // QEMU's software emulation now and then stands still for good, whatever runs in it. So a host that says nothing for long,
 // or ends before its files, is ended, and another one gets the files that are left, from that one on. A file in which it
@@ -28,6 +29,10 @@ const run = fileURLToPath(new URL('run', import.meta.url));
 const VITEST = ['node_modules/vitest/vitest.mjs', 'run', '--config', 'test/svm-host/vitest.config.js'];
 const COUNTS =
   /^(?:(?<file>dist\/test\/\S+\.test\.js): )?(?<passed>\d+) passed, (?<failed>\d+) failed, (?<skipped>\d+) skipped$/;
+
+/** A line for each failure: on the hosts the reporters print them, and twice. */
+const failures = new Set();
+const FAILURE = /^FAILED /;
 
 /** What runs now, each a process group of its own: it ends with this one. */
 const running = new Set();
@@ -101,6 +106,7 @@ async function onHost(name, args) {
     createInterface({ input: stream }).on('line', (line) => {
       heard();
       process.stdout.write(`${name}: ${line}\n`);
+      if (FAILURE.test(line)) failures.add(line.trimEnd());
       const counts = COUNTS.exec(line.trim())?.groups;
       if (counts === undefined) return;
       if (counts.file === undefined) sum = counts;
@@ -139,6 +145,7 @@ async function runFiles(name, files) {
       stood = file;
     } else {
       process.stdout.write(`${name}: the host ${what} in ${file} again: that file has failed\n`);
+      failures.add(`FAILED ${file}: the host ${what} in it, twice`);
       total.failed += 1;
       left = left.slice(1);
     }
@@ -146,6 +153,8 @@ async function runFiles(name, files) {
       process.stdout.write(
         `${name}: ${REPLACEMENTS_MOST} hosts were replaced: the ${left.length} files left have failed\n`,
       );
+      for (const each of left)
+        failures.add(`FAILED ${each}: it never ran, for ${REPLACEMENTS_MOST} hosts were replaced`);
       total.failed += left.length;
       return;
     }
@@ -171,5 +180,6 @@ if (asked.length > 0) {
   const dealt = deal(svmFiles(), Math.max(1, most));
   await Promise.all(dealt.map((files, index) => runFiles(String(index + 1), files)));
 }
+for (const line of failures) process.stdout.write(`${line}\n`);
 process.stdout.write(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped\n`);
 process.exitCode = total.failed === 0 ? 0 : 1;
