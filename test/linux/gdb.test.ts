@@ -104,11 +104,14 @@ describe.skipIf(skipped !== undefined)(`Debian's gdb${skipped === undefined ? ''
         await vm.start();
         await booting;
         vm.console.output.resume();
-        const commands = ['x/s (char*)&linux_banner', 'print/x $pc', 'stepi', 'print/x $pc', 'detach'];
+        const where = 'printf "at %lx, %ld to go\\n", $pc, $rcx';
+        const commands = ['x/s (char*)&linux_banner', where, 'stepi', where, 'detach'];
         const said = await gdb(vm, commands, symbols());
         expect(said).toMatch(/<linux_banner>:\s+"Linux version /);
-        const [before, after] = [...said.matchAll(/= (0xffffffff8[0-9a-f]+)/g)].map(([, pc]) => pc);
+        // RCX too: a step of a repeated string instruction is one repetition of it, and RIP stays (SDM vol. 2B, REP).
+        const [before, after] = said.match(/at ffffffff8[0-9a-f]+, -?\d+ to go/g) ?? [];
         expect(before).toBeDefined();
+        expect(after).toBeDefined();
         expect(after).not.toBe(before);
         expect(vm.state).toBe('running');
       },
