@@ -18,6 +18,7 @@ import {
   type VmConfig,
 } from '../../src/index.js';
 import { GSI, IOAPIC_BASE, VM_GENERATION_ID } from '../../src/memory/layout.js';
+import { KVM_CLOCK_HOST_TSC } from '../../src/kvm/abi.js';
 import { MSR_KVM_SYSTEM_TIME_NEW } from '../../src/kvm/msr.js';
 import { u32 } from '../support/images.js';
 import { noKvm } from '../support/kvm.js';
@@ -27,6 +28,7 @@ import { amount } from '../support/soak.js';
 import { TestDevice } from '../support/test-device.js';
 import { REG } from '../support/virtqueue-driver.js';
 import { begin, BUFFERS, layOut, machine, runScript } from './hostile-guest.js';
+import { microGuest } from './micro-guest.js';
 import { Script } from './script-guest.js';
 
 /** inc word [0x600]; jmp back. */
@@ -43,6 +45,14 @@ afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
 function real(bytes: Uint8Array, more: Partial<VmConfig> = {}): Promise<Vm> {
   return createVm({ kernel: { name: 'micro-guest', bytes }, entry: 'real', cmdline: '', memoryMiB: 2, ...more });
+}
+
+function tellsHostTsc(): boolean {
+  if (noKvm) return false;
+  using guest = microGuest();
+  // When it is set, or a vCPU runs, KVM finds out whether it can.
+  guest.vm.setClock({ clock: 0n });
+  return (guest.vm.getClock().flags & KVM_CLOCK_HOST_TSC) !== 0;
 }
 
 async function until(condition: () => boolean, what: string): Promise<void> {
@@ -129,8 +139,9 @@ describe.skipIf(noKvm)('a snapshot', () => {
     expect(restored.memory.readU32(TARGET + 20)).toBe(0xcafe);
   });
 
-  // KVM on PVM cannot set a guest's TSC: kvmclock and TSC both go on with the host's there.
-  test.skipIf(emulatesKernelCode())(
+  // KVM on PVM cannot set a guest's TSC: kvmclock and TSC both go on with the host's there. And where KVM does not tell the
+  // two of one moment, they are as near as the host has time for.
+  test.skipIf(emulatesKernelCode() || !tellsHostTsc())(
     '"the TSC comes back by offset", and kvmclock with it: the guest sees no difference between the two grow',
     async () => {
       const [PAGE, COUNT_AT] = [0x20_0000, 0x20_1000];
@@ -156,8 +167,8 @@ describe.skipIf(noKvm)('a snapshot', () => {
       await restored.resume();
       await until(() => stamp(restored) !== then, "the restored guest's clock");
       await restored.pause();
-      // In milliseconds. It was 300.
-      expect(Math.abs(ahead(restored) - before)).toBeLessThan(10);
+      // In milliseconds. It was 300, and 10 to 45 on a busy host while each clock was read by itself.
+      expect(Math.abs(ahead(restored) - before)).toBeLessThan(0.1);
     },
   );
 

@@ -1,5 +1,5 @@
 // Puts a saved state into a machine that was just composed, and says why it cannot: the parts of a restore that know KVM.
-// KVM API 4.27, 4.30, 4.73; Documentation/virt/kvm/devices/vcpu.rst §4.1 (the order of TSC and clock).
+// KVM API 4.27, 4.30, 4.73; Documentation/virt/kvm/devices/vcpu.rst §4.1 (the order of clock and TSC).
 import { KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE } from '../../kvm/abi.js';
 import { DEVICE_ID } from '../../devices/virtio/abi.js';
 import type { VirtioOffer } from '../../devices/virtio/device.js';
@@ -7,10 +7,13 @@ import type { MmioState } from '../../devices/virtio/mmio-state.js';
 import type { Board } from '../board.js';
 import type { Machine } from '../machine.js';
 import type { UserDevice } from '../user-devices.js';
+import { readClocks } from './clocks.js';
 import { SnapshotError } from './error.js';
 import { processorProblem, tscProblem } from './host-check.js';
 import { markOf } from './capture.js';
 import type { FileMark, MachineState } from './state.js';
+
+const NANOSECONDS_PER_MS = 1_000_000n;
 
 /** As RestoreOptions has it. */
 export type Clock = 'catch-up' | 'resume' | 'set';
@@ -34,15 +37,18 @@ export async function applyState(machine: Machine, state: MachineState, { path, 
     const unlike = processorProblem(saved, (await threads[index]?.call('getCpuid')) ?? [], state.host);
     if (unlike !== undefined) throw new SnapshotError(path, unlike);
   }
-  const now = await boot.call('readTsc');
-  const problem = tscProblem(first.tsc.khz, now.khz);
+  const tsc = await boot.call('readTsc');
+  const problem = tscProblem(first.tsc.khz, tsc.khz);
   if (problem !== undefined) throw new SnapshotError(path, problem);
   // The host's clock may have been set back since.
   const elapsed = BigInt(clock === 'catch-up' ? Math.max(0, Date.now() - state.savedAt) : 0);
-  const hostThen = first.tsc.value - first.tsc.offset;
-  const hostNow = now.value - now.offset;
-  const shift = hostThen - hostNow + elapsed * BigInt(now.khz);
   try {
+    // First: the TSCs are set as far ahead as kvmclock has come since. And only now KVM knows whether it tells the two of
+    // one moment.
+    kvm.setClock({ clock: state.clock + elapsed * NANOSECONDS_PER_MS });
+    const now = readClocks(kvm, tsc);
+    const ticks = ((now.clock - state.clock) * BigInt(first.tsc.khz)) / NANOSECONDS_PER_MS;
+    const shift = first.tsc.value - first.tsc.offset - now.hostTsc + ticks;
     // All vCPUs by one shift: they stay apart as they were, usually by nothing.
     const offsetOf = (offset: bigint): bigint => BigInt.asUintN(64, offset + shift);
     await Promise.all(
@@ -56,9 +62,6 @@ export async function applyState(machine: Machine, state: MachineState, { path, 
     kvm.setIrqchip(KVM_IRQCHIP_PIC_SLAVE, state.irqchips.picSlave);
     kvm.setIrqchip(KVM_IRQCHIP_IOAPIC, state.irqchips.ioapic);
     kvm.setPit2(state.pit);
-    // After the TSCs, which it is counted by from now on. It stands as far behind as the TSC did when that was read.
-    const since = process.hrtime.bigint() - now.readAt;
-    kvm.setClock({ clock: state.clock + elapsed * 1_000_000n + since });
   } catch (cause) {
     throw new SnapshotError(path, `the state cannot be set: ${(cause as Error).message}`, { cause });
   }

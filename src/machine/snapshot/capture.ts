@@ -7,6 +7,7 @@ import { KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE } fro
 import { System } from '../../kvm/system.js';
 import type { CompleteConfig } from '../config.js';
 import type { VmReport } from '../report.js';
+import { readClocks } from './clocks.js';
 import type { HeldMachine } from './hold.js';
 import { ARCHITECTURE, type FileMark, type MachineState, type SavedConfig } from './state.js';
 
@@ -25,9 +26,8 @@ export async function captureState(machine: CapturedMachine): Promise<StateWitho
   const files = await marksOf(config);
   // From here on nothing waits, so that these belong together, and to the RAM that is written next.
   const [boot] = vcpus;
-  // As it was when that TSC was read: Linux compares the two, and gives the TSC up when they drift apart.
-  const sinceTsc = boot === undefined ? 0n : process.hrtime.bigint() - boot.tsc.readAt;
-  const clock = kvm.getClock().clock - sinceTsc;
+  if (boot === undefined) throw new Error('a machine without a vCPU has no state to save');
+  const { clock, hostTsc } = readClocks(kvm, boot.tsc);
   return {
     architecture: ARCHITECTURE,
     host: { kernel: release(), processor: cpus()[0]?.model ?? '' },
@@ -44,7 +44,11 @@ export async function captureState(machine: CapturedMachine): Promise<StateWitho
       config: offer.config,
     })),
     registers: mutable(board.registers.save()),
-    vcpus: vcpus.map(({ tsc: { readAt: _readAt, ...tsc }, ...vcpu }) => ({ ...vcpu, tsc, msrs: [...vcpu.msrs] })),
+    vcpus: vcpus.map(({ tsc: { khz, offset }, ...vcpu }) => ({
+      ...vcpu,
+      tsc: { khz, offset, value: BigInt.asUintN(64, hostTsc + offset) },
+      msrs: [...vcpu.msrs],
+    })),
     irqchips: {
       picMaster: kvm.getIrqchip(KVM_IRQCHIP_PIC_MASTER),
       picSlave: kvm.getIrqchip(KVM_IRQCHIP_PIC_SLAVE),
