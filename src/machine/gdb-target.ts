@@ -55,18 +55,17 @@ export class MachineTarget implements GdbTarget {
     if (this.#ended !== undefined) return this.#ended;
     const left = this.#left.shift();
     if (left !== undefined) return left;
-    for (const [index, action] of actions) if (action === 'step') await this.#checkStep(index);
-    const request = { ...NO_DEBUGGER, isAttached: true, ...this.#points.request() };
-    for (const [index, action] of actions) {
-      const thread = this.#thread(index);
-      await thread.call('setDebugger', { ...request, step: action === 'step' });
-      // A kernel that never enabled kvmclock answers EINVAL, and has no watchdog to be told.
-      await thread.call('kvmclockCtrl').catch(() => undefined);
-    }
+    // Before anything waits: an interrupt counts from here on, though no vCPU runs yet.
     const stopped = new Promise<GdbStop>((resolve) => (this.#onStop = resolve));
+    try {
+      await this.#arm(actions);
+    } catch (error) {
+      this.#onStop = undefined;
+      throw error;
+    }
     // An instruction that exits is at its end when that has been served: KVM's emulator forgets then that it is to stop.
     const toExit = [...actions].flatMap(([index, action]) => (action === 'continue' ? [] : [index]));
-    await this.machine.release([...actions.keys()], toExit);
+    if (this.#onStop !== undefined) await this.machine.release([...actions.keys()], toExit);
     const stop = await stopped;
     if (stop.kind !== 'ended') await this.machine.hold();
     return stop;
@@ -143,6 +142,17 @@ export class MachineTarget implements GdbTarget {
 
   kill(): void {
     this.machine.kill();
+  }
+
+  async #arm(actions: ReadonlyMap<ThreadIndex, ThreadAction>): Promise<void> {
+    for (const [index, action] of actions) if (action === 'step') await this.#checkStep(index);
+    const request = { ...NO_DEBUGGER, isAttached: true, ...this.#points.request() };
+    for (const [index, action] of actions) {
+      const thread = this.#thread(index);
+      await thread.call('setDebugger', { ...request, step: action === 'step' });
+      // A kernel that never enabled kvmclock answers EINVAL, and has no watchdog to be told.
+      await thread.call('kvmclockCtrl').catch(() => undefined);
+    }
   }
 
   #thread(index: ThreadIndex): VcpuThread {

@@ -24,6 +24,8 @@ export class Controls {
   readonly #vm: Vm;
   readonly #facilities: DebugFacilities;
   #isStepping = false;
+  /** While it steps: `pause` came, which may be before the step itself. */
+  #isInterrupted = false;
   #isBusy = false;
 
   constructor(vm: Vm, facilities: DebugFacilities) {
@@ -39,8 +41,10 @@ export class Controls {
   }
 
   async pause(): Promise<void> {
-    if (this.#isStepping) this.#target.interrupt();
-    else if (this.#vm.state === 'running') await this.#alone(() => this.#vm.pause());
+    if (this.#isStepping) {
+      this.#isInterrupted = true;
+      this.#target.interrupt();
+    } else if (this.#vm.state === 'running') await this.#alone(() => this.#vm.pause());
   }
 
   async resume(): Promise<void> {
@@ -51,10 +55,12 @@ export class Controls {
   async step(vcpu: number, action: 'step' | 'exit'): Promise<string | undefined> {
     return this.#alone(async () => {
       this.#isStepping = true;
+      this.#isInterrupted = false;
       try {
         if (this.#vm.state === 'running') await this.#vm.pause();
         if (this.#vm.state !== 'paused')
           throw new ControlRefusal(`The machine is ${this.#vm.state}: it cannot be stepped.`);
+        if (this.#isInterrupted) return undefined;
         const stop = await this.#target.resume(new Map([[vcpu, action]]));
         if (stop.kind === 'ended') return undefined;
         await this.#disarm();

@@ -212,6 +212,19 @@ describe.skipIf(noKvm)('explore', () => {
     await page.next('state', ({ state }) => state === 'running');
   });
 
+  it('"pause ends it": also a step that has only been asked for, of a machine that is not paused for it yet', async () => {
+    await using it = await explored(SPINS);
+    const { vm, page } = it;
+    await vm.start();
+    for (let i = 0; i < 5; i++) {
+      page.send({ type: 'step-exit', vcpu: 0 });
+      page.send({ type: 'pause' });
+      await page.next('state', isPaused);
+      page.send({ type: 'resume' });
+      await page.next('state', ({ state }) => state === 'running');
+    }
+  });
+
   it('one of two vCPUs steps while the other stands still', async () => {
     await using it = await explored(PRINTS, { cpus: 2 });
     const { vm, page } = it;

@@ -12,7 +12,7 @@ import { MICRO_CODE, MicroGuest } from '../../src/vcpu/assist/micro-guest.js';
 import { presentQuirks, probeQuirks } from '../../src/vcpu/assist/probe.js';
 import { Debugger, NO_DEBUGGER } from '../../src/vcpu/debugger.js';
 import { GuestDebug } from '../../src/vcpu/guest-debug.js';
-import { gdbClient, type GdbClient } from '../support/gdb-client.js';
+import { gdbClient, packet, type GdbClient } from '../support/gdb-client.js';
 import { noKvm } from '../support/kvm.js';
 import { debugFacilities } from '../../src/machine/host-quirks.js';
 import type { DebugFacilities } from '../../src/vcpu/gdb/points.js';
@@ -138,6 +138,20 @@ describe.skipIf(noKvm)('the debugger', () => {
     gdb[Symbol.dispose]();
     await untilCounts(vm);
     expect(Buffer.from(vm.memory.read(LOAD, COUNT.length))).toEqual(Buffer.from(COUNT));
+  });
+
+  it('an interrupt right behind a continue stops the guest, though no vCPU runs yet', async () => {
+    const { vm, gdb } = await debugged(COUNT, { gdb: { listen: 0 } });
+    await using _ = vm;
+    for (let i = 0; i < 5; i++) {
+      gdb.raw(`${packet('vCont;c')}\x03`);
+      expect(await gdb.reply()).toBe('T02thread:1;');
+      const stopped = counter(vm);
+      await sleep(30);
+      expect(counter(vm)).toBe(stopped);
+    }
+    gdb[Symbol.dispose]();
+    await untilCounts(vm);
   });
 
   it('D lets the guest go, and the next debugger can come', async () => {
