@@ -1,6 +1,7 @@
 // A kernel or initrd as a file on the host: opened without ever blocking, read in pieces, straight into guest memory.
 // open(2) O_NONBLOCK: a FIFO opens at once, a device is refused before it is opened.
 import { closeSync, constants, fstatSync, openSync, readSync, statSync, type Stats } from 'node:fs';
+import { errorCode, fileWords } from '../kvm/file-words.js';
 import { BootError } from './errors.js';
 
 /** Where an image comes from: a file, or bytes with the name that messages (and a multiboot guest) see. */
@@ -97,7 +98,12 @@ export class ImageFile {
     try {
       return readSync(fd, window, at, Math.min(window.byteLength - at, READ_MAX), offset);
     } catch (error) {
-      throw new BootError(this.name, 'size', `reading it failed at byte ${offset}: ${codeOf(error)}`, { cause: error });
+      throw new BootError(
+        this.name,
+        'size',
+        `reading it failed at byte ${offset}: ${errorCode(error) ?? String(error)}`,
+        { cause: error },
+      );
     }
   }
 }
@@ -113,16 +119,6 @@ const KINDS: readonly { readonly is: (stats: Stats) => boolean; readonly name: s
   { is: (stats) => stats.isSocket(), name: 'a socket' },
 ];
 
-const REMEDIES: Readonly<Record<string, string>> = {
-  ENOENT: 'there is no such file; check the path',
-  EACCES: 'it may not be read; check its permissions and those of its folders',
-  EPERM: 'it may not be read; check its permissions and those of its folders',
-  ENOTDIR: 'a part of its path is not a folder; check the path',
-  ELOOP: 'its symbolic links go round in a circle; check the path',
-  ENAMETOOLONG: 'its name is too long; check the path',
-  ERR_INVALID_ARG_VALUE: 'its name has a NUL byte in it; check the path',
-};
-
 function refuseSpecial(path: string, role: FileRole, stats: Stats): void {
   const kind = KINDS.find(({ is }) => is(stats));
   if (kind) throw new BootError(path, role, `it is ${kind.name}, but the ${role} must be a regular file`);
@@ -137,13 +133,6 @@ function attempt<T>(path: string, role: FileRole, call: () => T): T {
   try {
     return call();
   } catch (error) {
-    const code = codeOf(error);
-    throw new BootError(path, role, `cannot open the ${role}: ${REMEDIES[code] ?? `the host answered ${code}`}`, {
-      cause: error,
-    });
+    throw new BootError(path, role, `cannot open the ${role}: ${fileWords('read', error)}`, { cause: error });
   }
-}
-
-function codeOf(error: unknown): string {
-  return error instanceof Error && 'code' in error ? String(error.code) : String(error);
 }

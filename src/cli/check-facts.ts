@@ -4,10 +4,10 @@ import { accessSync, constants, readdirSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
 import * as abi from '../kvm/abi.js';
+import { errorCode } from '../kvm/file-words.js';
 import { System } from '../kvm/system.js';
 import { kernelOptions, probeQuirks, type QuirkFinding } from '../vcpu/assist/probe.js';
 import { CAPABILITY_ROWS } from './check-capabilities.js';
-import { errorCode } from './file-problems.js';
 
 /** How a device node may be used. */
 export type Access = 'ok' | 'missing' | 'forbidden';

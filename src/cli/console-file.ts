@@ -1,7 +1,7 @@
 // The file of --console file=PATH, opened before the VM starts.
 // open(2), fifo(7).
 import { constants, openSync, statSync } from 'node:fs';
-import { refuseFile } from './file-problems.js';
+import { refuseFile } from './usage-error.js';
 
 /** @returns a descriptor for writing. @throws UsageError that names the file */
 export function openConsoleFile(path: string): number {

@@ -5,8 +5,8 @@ import { existsSync } from 'node:fs';
 import { link, lstat, open, rename, rm, stat } from 'node:fs/promises';
 import { basename, delimiter, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
-import { errorCode, refuseFile } from './file-problems.js';
-import { UsageError } from './usage-error.js';
+import { errorCode } from '../kvm/file-words.js';
+import { refuseFile, UsageError } from './usage-error.js';
 
 const PROGRAM = 'mke2fs';
 /** Where Debian has it, and where PATH of a user who is not root does not look. */
@@ -54,9 +54,9 @@ async function checkTarget({ path, force }: DiskRequest): Promise<void> {
 
 async function checkFolder(path: string): Promise<void> {
   const found = await stat(path).catch((error: unknown) => {
-    const code = errorCode(error);
-    const problem = code === 'ENOENT' ? 'there is no such folder; check the path' : `the host answered ${code ?? '?'}`;
-    throw new UsageError('--from', `${path}: ${problem}`);
+    if (errorCode(error) === 'ENOENT')
+      throw new UsageError('--from', `${path}: there is no such folder; check the path`);
+    throw refuseFile('--from', path, error, 'read');
   });
   if (!found.isDirectory()) throw new UsageError('--from', `${path}: it is no folder; name the folder to be copied`);
 }

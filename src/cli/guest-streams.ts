@@ -4,7 +4,7 @@ import { closeSync } from 'node:fs';
 import type { Readable, Writable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import { ReadStream } from 'node:tty';
-import { errorCode } from './file-problems.js';
+import { errorCode } from '../kvm/file-words.js';
 import { EscapeKeys, keyHelp } from './escape-keys.js';
 import { FdSink } from './fd-sink.js';
 import { RawTerminal } from './terminal.js';

@@ -14,8 +14,7 @@ import {
   type Stats,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { refuseFile } from './file-problems.js';
-import { UsageError } from './usage-error.js';
+import { refuseFile, UsageError } from './usage-error.js';
 
 export interface ReportFile {
   /** @throws Error when the host cannot write it */

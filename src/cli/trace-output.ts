@@ -1,7 +1,7 @@
 // Files that a trace goes to: opened before anything is done, written piece by piece.
-// open(2); what to tell a person about one that cannot be opened is in file-problems.ts.
+// open(2).
 import { closeSync, openSync, writeSync } from 'node:fs';
-import { refuseFile } from './file-problems.js';
+import { refuseFile } from './usage-error.js';
 
 /** Pieces are joined to about this many characters a write. */
 const PIECE = 1 << 16;

@@ -1,7 +1,7 @@
 // `microvisor trace FILE`: what a recorded trace says, on the terminal, as JSON, or for Perfetto and chrome://tracing.
 // Our own; the files are those of microvisor run --trace.
 import type { DefineVerb } from './verb.js';
-import { UsageError } from './usage-error.js';
+import { refuseFile, UsageError } from './usage-error.js';
 
 const AFTER_HELP = `
 Examples:
@@ -33,8 +33,7 @@ export const define: DefineVerb = (command, { end }) => {
         trace = TraceFile.open(file);
       } catch (error) {
         if (error instanceof TraceFileError) throw new UsageError('FILE', error.message);
-        const { errorCode } = await import('./file-problems.js');
-        throw new UsageError('FILE', `${file}: it cannot be read (${errorCode(error) ?? String(error)})`);
+        throw refuseFile('FILE', file, error, 'read');
       }
       using opened = trace;
       const records = () => opened.records();

@@ -4,6 +4,7 @@ import { open, type FileHandle } from 'node:fs/promises';
 import { constants } from 'node:fs';
 import { getSystemErrorMap } from 'node:util';
 import { FileIo, fileSize, lockFile } from '../../kvm/file-io.js';
+import { errorCode, fileWords } from '../../kvm/file-words.js';
 import type { GuestVector, Regions } from '../virtio/guest-vector.js';
 import type { Done } from './block-backend.js';
 
@@ -101,19 +102,17 @@ async function openFile(
   try {
     return await open(path, flags, 0o666);
   } catch (cause) {
-    const code = (cause as NodeJS.ErrnoException).code ?? 'unknown';
-    const advice = OPEN_ADVICE[code] ?? 'check the path';
+    const code = errorCode(cause) ?? 'unknown';
+    const advice = OPEN_ADVICE[code] ?? fileWords(writable ? 'write' : 'read', cause);
     throw new DiskError(`cannot open ${name}${writable ? ' for writing' : ''}: ${code}; ${advice}`, { cause });
   }
 }
 
+/** Where a disk has remedies of its own. */
 const OPEN_ADVICE: Readonly<Record<string, string>> = {
   ENOENT: 'there is no such file; check the path, or create an image with microvisor disk create',
   EACCES: 'change its permissions, or make the disk read-only when it can be read',
   EROFS: 'its file system is read-only; make the disk read-only, or give it an overlay',
-  EISDIR: 'it is a directory; give a file',
-  EBUSY: 'the host uses it (it is mounted, or part of a volume); free it there first',
-  ETXTBSY: 'it is a program that runs, or swap space; give another file',
 };
 
 /** `EIO (i/o error)` of an errno. */

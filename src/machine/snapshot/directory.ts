@@ -14,6 +14,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { randomBytes } from '../../devices/backend/random-source.js';
+import { fileWords, type FileUse } from '../../kvm/file-words.js';
 import { SnapshotError } from './error.js';
 import type { RamContent } from './ram-map.js';
 import { decodeStateFile, encodeStateFile } from './state-file.js';
@@ -49,7 +50,7 @@ export function writeSnapshot(
   } catch (cause) {
     rmSync(join(directory, file), { force: true });
     rmSync(partial, { force: true });
-    throw problem(directory, 'the snapshot cannot be written, and what was there before is whole', cause);
+    throw problem(directory, 'the snapshot cannot be written, and what was there before is whole', 'write', cause);
   }
   // Also those that a killed process left. A guest that runs from one keeps its pages: the file lives while it is mapped.
   for (const name of readdirSync(directory))
@@ -71,14 +72,14 @@ export function openSnapshot(directory: string): OpenSnapshot {
   try {
     bytes = readFileSync(path);
   } catch (cause) {
-    throw problem(directory, 'there is no snapshot to be read', cause);
+    throw problem(directory, 'there is no snapshot to be read', 'read', cause);
   }
   const state = decodeStateFile(bytes, path);
   const ramPath = join(directory, state.ram.file);
   try {
     return { state, path: directory, ramPath, fd: openSync(ramPath, 'r') };
   } catch (cause) {
-    throw problem(ramPath, 'the RAM of the snapshot cannot be read', cause);
+    throw problem(ramPath, 'the RAM of the snapshot cannot be read', 'read', cause);
   }
 }
 
@@ -102,18 +103,6 @@ function syncDirectory(path: string): void {
   }
 }
 
-/** errno(3): what a person can do about it. */
-const REMEDIES: Readonly<Record<string, string>> = {
-  ENOSPC: 'the file system is full; make room',
-  EDQUOT: 'your quota is used up; make room',
-  EACCES: 'you may not write there; choose another directory',
-  EROFS: 'the file system is read-only; choose another directory',
-};
-
-function problem(path: string, what: string, cause: unknown): SnapshotError {
-  const { code, message } = cause as NodeJS.ErrnoException;
-  const remedy = REMEDIES[code ?? ''];
-  return new SnapshotError(path, `${what}: ${remedy === undefined ? (code ?? message) : `${remedy} (${code})`}`, {
-    cause,
-  });
+function problem(path: string, what: string, use: FileUse, cause: unknown): SnapshotError {
+  return new SnapshotError(path, `${what}: ${fileWords(use, cause)}`, { cause });
 }
