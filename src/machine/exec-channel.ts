@@ -181,10 +181,15 @@ export class ExecChannel {
   }
 
   #output(): Readable {
+    const goOn = (): void => {
+      if (this.#behind.delete(output) && this.#behind.size === 0) this.#line.resume();
+    };
     const output: Readable = new Readable({
       highWaterMark: HIGH_WATER,
-      read: () => {
-        if (this.#behind.delete(output) && this.#behind.size === 0) this.#line.resume();
+      read: goOn,
+      destroy: (error, done) => {
+        goOn();
+        done(error);
       },
     });
     return output;
@@ -252,7 +257,8 @@ export class ExecChannel {
   }
 
   #forward(output: Readable, data: Buffer): void {
-    if (output.push(data)) return;
+    // Nobody reads one that was destroyed, such as by a loop that was left: the guest writes on, to nobody.
+    if (output.destroyed || output.push(data)) return;
     this.#behind.add(output);
     this.#line.pause();
   }

@@ -71,9 +71,11 @@ export class GdbServer {
   }
 
   async #accept(socket: Socket): Promise<void> {
+    // A peer that breaks off is one that has gone; also one that still waits here.
+    socket.on('error', () => undefined);
     // One that has gone may still be letting the guest go.
     if (this.#connection?.isOpen === false) await this.#connection.ended;
-    if (this.#connection !== undefined || this.#isClosed) {
+    if (this.#connection !== undefined || this.#isClosed || socket.destroyed) {
       socket.destroy();
       return;
     }
@@ -103,8 +105,6 @@ class Connection {
     private readonly warn: (message: string) => void,
   ) {
     socket.setNoDelay(true);
-    // A peer that breaks off is one that has gone.
-    socket.on('error', () => undefined);
     socket.on('data', (bytes) => {
       for (const input of this.#reader.push(bytes)) this.#take(input);
     });

@@ -147,12 +147,8 @@ export class MachineTarget implements GdbTarget {
   async #arm(actions: ReadonlyMap<ThreadIndex, ThreadAction>): Promise<void> {
     for (const [index, action] of actions) if (action === 'step') await this.#checkStep(index);
     const request = { ...NO_DEBUGGER, isAttached: true, ...this.#points.request() };
-    for (const [index, action] of actions) {
-      const thread = this.#thread(index);
-      await thread.call('setDebugger', { ...request, step: action === 'step' });
-      // A kernel that never enabled kvmclock answers EINVAL, and has no watchdog to be told.
-      await thread.call('kvmclockCtrl').catch(() => undefined);
-    }
+    for (const [index, action] of actions)
+      await this.#thread(index).call('setDebugger', { ...request, step: action === 'step' });
   }
 
   #thread(index: ThreadIndex): VcpuThread {

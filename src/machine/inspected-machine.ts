@@ -6,6 +6,8 @@ import type { DebuggedMachine } from './gdb-target.js';
 import type { Machine } from './machine.js';
 
 export interface InspectedMachine extends Omit<DebuggedMachine, 'facilities'> {
+  /** Does something while every vCPU stands still, and lets those run on that ran; `what` is for the error's message. */
+  standing<T>(what: string, action: () => Promise<T>): Promise<T>;
   /** Ids of the quirks of this host, for debugFacilities. */
   readonly quirks: readonly string[];
   /** Every field of every device, live. */
@@ -16,7 +18,7 @@ export interface InspectedMachine extends Omit<DebuggedMachine, 'facilities'> {
 
 export function inspectMachine(
   { config, threads, memory, board, quirks, traces }: Machine,
-  life: Pick<DebuggedMachine, 'hold' | 'release' | 'kill'>,
+  life: Pick<InspectedMachine, 'hold' | 'release' | 'kill' | 'standing'>,
 ): InspectedMachine {
   const watchExits = (isWatched: boolean): void => {
     if (config.trace !== 'explorer') return;

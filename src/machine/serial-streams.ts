@@ -45,7 +45,8 @@ export class SerialOutput extends Readable {
     super({ highWaterMark: READ_AHEAD });
     line.onOutput((bytes) => {
       tap?.(bytes);
-      if (this.#isFull) this.#keep(bytes);
+      if (this.destroyed) this.dropped += bytes.length;
+      else if (this.#isFull) this.#keep(bytes);
       else this.#isFull = !this.push(Buffer.from(bytes));
     });
   }
@@ -53,15 +54,28 @@ export class SerialOutput extends Readable {
   override _read(): void {
     this.#isFull = false;
     this.#pass();
-    if (!this.#isPaused) return;
-    this.#isPaused = false;
-    this.line.resume();
+    this.#goOn();
+  }
+
+  /** As by a loop over it that was left: nobody reads any more, and the guest prints on to nobody. */
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    this.dropped += this.#waiting;
+    this.#backlog = new Uint8Array();
+    this.#waiting = 0;
+    this.#goOn();
+    done(error);
   }
 
   /** Nothing comes any more; what waits can still be read. */
   end(): void {
     this.#pass();
     this.push(null);
+  }
+
+  #goOn(): void {
+    if (!this.#isPaused) return;
+    this.#isPaused = false;
+    this.line.resume();
   }
 
   #pass(): void {

@@ -39,6 +39,9 @@ export class VcpuThread {
   readonly #calls = new Map<number, PendingCall>();
   #parked: (() => void)[] = [];
   #isParked = true;
+  /** Told to stop: nothing else counts any more. */
+  #isStopping = false;
+  #hasEnded = false;
   #token: number | undefined;
   #threadId: number | undefined;
   #nextCall = 0;
@@ -102,20 +105,22 @@ export class VcpuThread {
 
   /** @param isToExit until one exit has been served: onDebugStop says so */
   run(isToExit = false): void {
+    if (this.#isStopping) return;
     this.#isParked = false;
     this.#command(isToExit ? COMMAND.RUN_TO_EXIT : COMMAND.RUN);
   }
 
   /** Resolves when the vCPU is parked (or its thread has ended). */
   async park(): Promise<void> {
-    if (this.#isParked) return;
+    if (this.#isParked || this.#hasEnded) return;
     const parked = new Promise<void>((resolve) => this.#parked.push(resolve));
-    this.#command(COMMAND.PARK);
+    if (!this.#isStopping) this.#command(COMMAND.PARK);
     await parked;
   }
 
   /** @param capture whether the thread is to hand over its registers with its end */
   stop(capture: boolean): void {
+    this.#isStopping = true;
     this.#command(capture ? COMMAND.STOP_AND_CAPTURE : COMMAND.STOP);
   }
 
@@ -162,9 +167,10 @@ export class VcpuThread {
 
   /**
    * Asks the parked vCPU; see VCPU_CALLS for the rows.
-   * @throws Error when the vCPU runs (pause the machine first) or the call failed
+   * @throws Error when the vCPU runs (pause the machine first), has ended, or the call failed
    */
   call<N extends VcpuCallName>(call: N, ...[argument]: VcpuCallArguments<N>): Promise<VcpuCallResult<N>> {
+    if (this.#hasEnded) return Promise.reject(new Error(`${call}: the vCPU thread has ended`));
     if (!this.#isParked) return Promise.reject(new Error(`${call}: the vCPU is running; pause the machine first`));
     const id = this.#nextCall++;
     const answer = new Promise<unknown>((resolve, reject) => this.#calls.set(id, { resolve, reject }));
@@ -204,6 +210,7 @@ export class VcpuThread {
 
   #end(say: () => void): void {
     say();
+    this.#hasEnded = true;
     for (const resolve of this.#parked) resolve();
     this.#parked = [];
     for (const call of this.#calls.values()) call.reject(new Error('the vCPU thread has ended'));

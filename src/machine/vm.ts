@@ -10,7 +10,6 @@ import type { Diagnosis } from './doctor/diagnosis.js';
 import type { DoctorSources } from './doctor/examine.js';
 import { deviceHandle, deviceMap, type DeviceHandle } from './device-handle.js';
 import type { CommandEnd, ExecTask } from './exec-channel.js';
-import { watchForHalt } from './halt-watch.js';
 import { judge, type Cause } from './judge.js';
 import type { ExecRequest, ForkOptions, ShellRequest } from './config.js';
 import type { GdbServer } from './gdb-server.js';
@@ -20,6 +19,7 @@ import { releaseMachine } from './release.js';
 import type { Marks } from './marks.js';
 import { exitStatus, type Outcome } from './outcome.js';
 import { reportMachine, type VmReport } from './report.js';
+import { RunControl, type VmState } from './run-control.js';
 import { releaseDevices } from './snapshot/hold.js';
 import type { MappedRam } from './snapshot/mapped-ram.js';
 import type { StallOptions } from './stall-watch.js';
@@ -54,8 +54,6 @@ export interface VmParts extends Machine {
   readonly restored?: { readonly mapped: MappedRam; readonly prompt: string };
 }
 
-export type VmState = 'created' | 'running' | 'paused' | 'ending' | 'ended';
-
 export class Vm implements AsyncDisposable {
   /** Guest RAM, live: reads and writes are the guest's own bytes. Gone (zeroed) once the machine has ended. */
   readonly memory: GuestMemory;
@@ -75,13 +73,12 @@ export class Vm implements AsyncDisposable {
   /** In a restored machine: the end of the console's output before the snapshot, without a newline. */
   readonly prompt: string;
   readonly #parts: VmParts;
-  #state: VmState = 'created';
+  readonly #run: RunControl;
   /** The devices stand still, as a restore or a snapshot has left them. */
   #isHeld = false;
   #outcome: Outcome | undefined;
   #resolve: (outcome: Outcome) => void = () => undefined;
   #command: CommandEnd | undefined;
-  #halt: { close(): void } | undefined;
   #stall: { close(): void } | undefined;
   /** A debugger has stopped the machine, or is waited for. */
   #isDebugged: boolean;
@@ -91,6 +88,10 @@ export class Vm implements AsyncDisposable {
 
   constructor(parts: VmParts) {
     this.#parts = parts;
+    this.#run = new RunControl(parts.threads, {
+      beforeRun: () => this.#beforeRun(),
+      onHalted: () => void this.#finish({ kind: 'halted' }, true),
+    });
     this.#isDebugged = parts.gdb?.holds === true;
     this.memory = parts.memory;
     const { main, serial, exec } = parts.consoles;
@@ -109,7 +110,7 @@ export class Vm implements AsyncDisposable {
     parts.restored?.mapped.onLost(onDeviceFailure);
     this.prompt = parts.restored?.prompt ?? '';
     if (parts.restored !== undefined) {
-      this.#state = 'paused';
+      this.#run.state = 'paused';
       this.#isHeld = true;
     }
     this.#followCommand();
@@ -124,39 +125,40 @@ export class Vm implements AsyncDisposable {
   }
 
   get state(): VmState {
-    return this.#state;
+    return this.#run.state;
   }
 
   /** Lets the guest run from its entry point. @throws Error when it was started before */
   async start(): Promise<void> {
-    if (this.#state !== 'created') throw new Error(`start: the machine is ${this.#state}; it can be started once`);
+    if (this.state !== 'created') throw new Error(`start: the machine is ${this.state}; it can be started once`);
     this.#parts.marks.set('firstRun');
-    if (this.#isDebugged) this.#state = 'paused';
-    else this.#run();
+    if (this.#isDebugged) this.#run.state = 'paused';
+    else this.#run.start();
     this.#started();
     this.#stall = watchBoot(this.#parts, () =>
-      this.#state === 'running' ? this.diagnose() : Promise.reject(new Error('the machine is not running')),
+      this.state === 'running' ? this.diagnose() : Promise.reject(new Error('the machine is not running')),
     );
   }
 
-  /** Parks every vCPU between two instructions. Resolves when all are parked. @throws Error when it is not running */
+  /**
+   * Parks every vCPU between two instructions. Resolves when all are parked. Where the machine stands for a moment, as
+   * for a snapshot, it does not go on by itself then.
+   * @throws Error when it is neither running nor paused
+   */
   async pause(): Promise<void> {
-    if (this.#state === 'paused') return;
-    if (this.#state !== 'running') throw new Error(`pause: the machine is ${this.#state}, not running`);
-    this.#state = 'paused';
-    this.#halt?.close();
-    await Promise.all(this.#parts.threads.map((thread) => thread.park()));
+    if (this.state !== 'running' && this.state !== 'paused')
+      throw new Error(`pause: the machine is ${this.state}, not running`);
+    await this.#run.hold();
   }
 
-  /** Goes on after `pause`. @throws Error when it is not paused, or is stopped by a debugger */
+  /**
+   * Goes on after `pause`, unless it is paused again before it does.
+   * @throws Error when it is not paused, or is stopped by a debugger
+   */
   async resume(): Promise<void> {
     if (this.#isDebugged) throw new Error('resume: a debugger has stopped the machine; let it continue there');
-    if (this.#state !== 'paused') throw new Error(`resume: the machine is ${this.#state}, not paused`);
-    // A kernel that never enabled kvmclock answers EINVAL, and has no watchdog to be told.
-    await Promise.all(this.#parts.threads.map((thread) => thread.call('kvmclockCtrl').catch(() => undefined)));
-    if (this.#state !== 'paused') return;
-    this.#parts.marks.set('firstRun');
-    this.#go([...this.#parts.threads.keys()]);
+    if (this.state !== 'paused') throw new Error(`resume: the machine is ${this.state}, not paused`);
+    await this.#run.release();
   }
 
   /**
@@ -168,7 +170,7 @@ export class Vm implements AsyncDisposable {
    */
   async snapshot(directory: string): Promise<void> {
     const { saveMachine } = await import('./snapshot/save.js');
-    await this.#whileHeld('snapshot', () => saveMachine(this.#parts, directory));
+    await this.#run.standing('snapshot', () => this.#whileHeld(() => saveMachine(this.#parts, directory)));
   }
 
   /**
@@ -180,19 +182,7 @@ export class Vm implements AsyncDisposable {
   async fork(count: number, options: ForkOptions = {}): Promise<Vm[]> {
     if (!Number.isSafeInteger(count) || count < 1)
       throw new RangeError(`fork: the number of forks is a whole number from 1 on, not ${count}`);
-    return this.#whileHeld('fork', () => this.#parts.fork(this.#parts, count, options));
-  }
-
-  async #whileHeld<T>(what: string, action: () => Promise<T>): Promise<T> {
-    const isRunning = this.#state === 'running';
-    if (isRunning) await this.pause();
-    if (this.#state !== 'paused') throw new Error(`${what}: the machine is ${this.#state}, not running or paused`);
-    this.#isHeld = true;
-    try {
-      return await action();
-    } finally {
-      if (isRunning && this.state === 'paused') await this.resume();
-    }
+    return this.#run.standing('fork', () => this.#whileHeld(() => this.#parts.fork(this.#parts, count, options)));
   }
 
   /**
@@ -229,7 +219,7 @@ export class Vm implements AsyncDisposable {
   resizeConsole(columns: number, rows: number): void {
     if (this.#parts.resize === undefined)
       throw new Error("the machine has no virtio console; create it with console: 'virtio'");
-    if (this.#state !== 'ended') this.#parts.resize.resize(columns, rows);
+    if (this.state !== 'ended') this.#parts.resize.resize(columns, rows);
   }
 
   /**
@@ -237,17 +227,15 @@ export class Vm implements AsyncDisposable {
    * @throws Error when the machine has ended and its outcome has no diagnosis
    */
   async diagnose(): Promise<Diagnosis> {
-    if (this.#state === 'ending' || this.#state === 'ended') {
+    if (this.state === 'ending' || this.state === 'ended') {
       const outcome = await this.outcome;
       if (outcome.kind === 'failed' && outcome.diagnosis !== undefined) return outcome.diagnosis;
       throw new Error(`diagnose: the machine has ended (${outcome.kind}); there is nothing to look at`);
     }
-    const wasRunning = this.#state === 'running';
-    await this.pause();
-    const vcpus = await Promise.all(this.#parts.threads.map((thread) => thread.call('captureState')));
-    const diagnosis = await diagnoseStanding(this.#parts, vcpus);
-    if (wasRunning && this.state === 'paused' && !this.#isDebugged) await this.resume();
-    return diagnosis;
+    return this.#run.standing('diagnose', async () => {
+      const vcpus = await Promise.all(this.#parts.threads.map((thread) => thread.call('captureState')));
+      return diagnoseStanding(this.#parts, vcpus);
+    });
   }
 
   /** What has been measured so far; complete once the machine has ended. */
@@ -267,7 +255,7 @@ export class Vm implements AsyncDisposable {
    */
   device<R extends FieldRows = FieldRows>(name: string): DeviceHandle<R> {
     const { board, user, fds } = this.#parts;
-    const irqFd = (gsi: number) => (this.#state === 'ended' ? undefined : fds.irq.get(gsi));
+    const irqFd = (gsi: number) => (this.state === 'ended' ? undefined : fds.irq.get(gsi));
     return deviceHandle<R>(name, { registers: board.registers, user, irqFd });
   }
 
@@ -275,7 +263,8 @@ export class Vm implements AsyncDisposable {
   inspect(): InspectedMachine {
     return inspectMachine(this.#parts, {
       hold: () => this.pause(),
-      release: async (...which) => (this.#state === 'paused' ? this.#go(...which) : undefined),
+      release: (indices, toExit = []) => this.#run.release({ indices, toExit }),
+      standing: (what, action) => this.#run.standing(what, action),
       kill: () => void this.stop(),
     });
   }
@@ -284,20 +273,16 @@ export class Vm implements AsyncDisposable {
     await this.stop();
   }
 
-  #run(): void {
-    const { threads } = this.#parts;
-    this.#state = 'running';
-    for (const thread of threads) thread.run();
-    this.#halt = watchForHalt(threads, () => void this.#finish({ kind: 'halted' }, true));
+  // The devices stay held, also where the machine was paused before, until vCPUs run.
+  #whileHeld<T>(action: () => Promise<T>): Promise<T> {
+    this.#isHeld = true;
+    return action();
   }
 
-  // Only where all of them run on is a halt of the machine one.
-  #go(indices: readonly number[], toExit: readonly number[] = []): void {
+  #beforeRun(): void {
+    this.#parts.marks.set('firstRun');
     if (this.#isHeld) releaseDevices(this.#parts);
     this.#isHeld = false;
-    if (indices.length === this.#parts.threads.length && toExit.length === 0) return this.#run();
-    this.#state = 'running';
-    for (const index of indices) this.#parts.threads[index]?.run(toExit.includes(index));
   }
 
   #admitDebugger(): void {
@@ -309,16 +294,13 @@ export class Vm implements AsyncDisposable {
       facilities: gdb.facilities,
       hold: async () => {
         this.#isDebugged = true;
-        if (this.#state === 'running') await this.pause();
-        else await Promise.all(threads.map((thread) => thread.park()));
+        await this.#run.hold();
       },
-      release: async (indices, toExit) => {
+      release: async (indices, toExit = []) => {
         const isAll = indices.length === threads.length;
         if (!isAll) await started;
-        if (this.#state === 'created') this.#isDebugged = false;
-        if (this.#state !== 'paused') return;
         this.#isDebugged = false;
-        this.#go(indices, toExit);
+        if (this.state === 'paused') await this.#run.release({ indices, toExit });
       },
     });
   }
@@ -329,7 +311,7 @@ export class Vm implements AsyncDisposable {
   }
 
   #onVcpuEnd(end: VcpuEnd): void {
-    if (this.#state === 'ending' || this.#state === 'ended') return;
+    if (this.state === 'ending' || this.state === 'ended') return;
     const lost = this.#parts.restored?.mapped.problem();
     if (end.type === 'stopped' && end.stop.kind === 'pending') this.#onMachineEvent();
     else if (lost !== undefined) void this.#finish({ kind: 'device', message: lost }, true);
@@ -352,11 +334,10 @@ export class Vm implements AsyncDisposable {
 
   // The first cause wins. Everything that ends a machine comes through here, in one order: vCPUs, output, descriptors.
   async #finish(cause: Cause, capture: boolean): Promise<void> {
-    if (this.#state === 'ending' || this.#state === 'ended') return;
-    this.#state = 'ending';
+    if (this.state === 'ending' || this.state === 'ended') return;
+    this.#run.end();
     const { threads, consoles, marks, signal } = this.#parts;
     const ports = [...allConsoles(consoles).map(({ port }) => port), consoles.com2];
-    this.#halt?.close();
     this.#stall?.close();
     this.#closures?.close();
     signal?.removeEventListener('abort', this.#abort);
@@ -387,7 +368,7 @@ export class Vm implements AsyncDisposable {
     await this.#parts.gdb?.server.close(exitStatus(outcome));
     releaseMachine(this.#parts);
     marks.set('ended');
-    this.#state = 'ended';
+    this.#run.state = 'ended';
     this.#outcome = outcome;
     this.#resolve(outcome);
   }

@@ -164,7 +164,7 @@ function park(served: Served, owner: Owner): VcpuStop | undefined {
   }
 }
 
-/** Tells the debugger, and waits as if parked until another command comes. */
+/** Tells the debugger, and waits as if parked until another command comes, or a stop was there already. */
 function hold(event: DebugEvent, served: Served, owner: Owner): void {
   const { control } = owner;
   const held = Atomics.load(control, CONTROL.COMMAND);
@@ -172,7 +172,7 @@ function hold(event: DebugEvent, served: Served, owner: Owner): void {
   for (;;) {
     const doorbell = Atomics.load(control, CONTROL.DOORBELL);
     for (let next = receive(owner); next !== undefined; next = receive(owner)) tell(owner, answer(served, next));
-    if (Atomics.load(control, CONTROL.COMMAND) !== held) return;
+    if (Atomics.load(control, CONTROL.COMMAND) !== held || isStop(commandOf(owner))) return;
     Atomics.wait(control, CONTROL.DOORBELL, doorbell);
   }
 }

@@ -1,9 +1,11 @@
 // What the page may do to a machine: pause, resume, step to an exit or by an instruction, send an NMI, save it.
-// One thing at a time; a step that does not come to its end is ended by `pause`.
+// One thing at a time, but for `pause`: it ends a step that does not come to its end, and after what else is under way
+// the machine stays paused.
 import { NO_DEBUGGER } from '../vcpu/debugger.js';
 import type { DebugFacilities } from '../vcpu/gdb/points.js';
 import { GdbRefusal } from '../vcpu/gdb/target.js';
 import { MachineTarget } from '../machine/gdb-target.js';
+import type { InspectedMachine } from '../machine/inspected-machine.js';
 import type { Vm } from '../machine/vm.js';
 
 /** What a host can lack, for the page; the same limit as gdb's `stepi` has. */
@@ -22,6 +24,7 @@ export class ControlRefusal extends Error {
 export class Controls {
   readonly #target: MachineTarget;
   readonly #vm: Vm;
+  readonly #machine: InspectedMachine;
   readonly #facilities: DebugFacilities;
   #isStepping = false;
   /** While it steps: `pause` came, which may be before the step itself. */
@@ -31,7 +34,8 @@ export class Controls {
   constructor(vm: Vm, facilities: DebugFacilities) {
     this.#vm = vm;
     this.#facilities = facilities;
-    this.#target = new MachineTarget({ ...vm.inspect(), facilities });
+    this.#machine = vm.inspect();
+    this.#target = new MachineTarget({ ...this.#machine, facilities });
     void vm.outcome.then(() => this.#target.end(0));
   }
 
@@ -44,7 +48,7 @@ export class Controls {
     if (this.#isStepping) {
       this.#isInterrupted = true;
       this.#target.interrupt();
-    } else if (this.#vm.state === 'running') await this.#alone(() => this.#vm.pause());
+    } else if (this.#vm.state === 'running' || this.#vm.state === 'paused') await this.#vm.pause();
   }
 
   async resume(): Promise<void> {
@@ -75,12 +79,7 @@ export class Controls {
   }
 
   async nmi(vcpu: number): Promise<void> {
-    await this.#alone(async () => {
-      const isRunning = this.#vm.state === 'running';
-      if (isRunning) await this.#vm.pause();
-      await this.#vm.vcpus[vcpu]?.call('nmi');
-      if (isRunning) await this.#vm.resume();
-    });
+    await this.#alone(() => this.#machine.standing('nmi', async () => this.#vm.vcpus[vcpu]?.call('nmi')));
   }
 
   async snapshot(folder: string): Promise<void> {

@@ -55,6 +55,23 @@ describe('output', () => {
     output.end();
   });
 
+  test('a reader that left its loop reads no more, and stalls nobody', async () => {
+    const line = new TestLine();
+    const output = new SerialOutput(line, 'wait');
+    line.print(counted(64 << 10));
+    while (!line.isPaused) line.print(counted(64 << 10));
+    for await (const bytes of output) {
+      expect((bytes as Buffer).length).toBeGreaterThan(0);
+      break;
+    }
+    expect(output.destroyed).toBe(true);
+    const { dropped } = output;
+    for (let i = 0; i < 100; i++) line.print(counted(64 << 10));
+    expect(line.isPaused).toBe(false);
+    expect(output.dropped).toBe(dropped + 100 * (64 << 10));
+    output.end();
+  });
+
   test('drop: what a late reader gets is the beginning, whole; the rest is counted, and the tap has seen all', async () => {
     const line = new TestLine();
     let seen = 0;
