@@ -2,6 +2,7 @@
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { createVm, explore, type Vm, type VmConfig } from '../../src/index.js';
 import type { ServerMessage } from '../../src/web/protocol.js';
@@ -222,6 +223,30 @@ describe.skipIf(noKvm)('explore', () => {
       await page.next('state', isPaused);
       page.send({ type: 'resume' });
       await page.next('state', ({ state }) => state === 'running');
+    }
+  });
+
+  it('"after what else is under way the machine stays paused": a resume, a snapshot, an NMI, and a pause behind each', async () => {
+    await using it = await explored(PRINTS);
+    const { vm, page } = it;
+    const count = (): number => vm.memory.readU32(0x600);
+    await vm.start();
+    await page.until(() => count() > 0, 'the guest');
+    for (const request of [{ type: 'resume' }, { type: 'snapshot' }, { type: 'nmi', vcpu: 0 }] as const) {
+      if (request.type === 'resume') await stopped(page, () => page.send({ type: 'pause' }));
+      const from = page.messages.length;
+      page.send(request);
+      page.send({ type: 'pause' });
+      if (request.type === 'snapshot') await page.next('notice', ({ text }) => text.startsWith('Saved'), from);
+      else await sleep(500);
+      expect(vm.state).toBe('paused');
+      const before = count();
+      await sleep(50);
+      expect([vm.state, count()]).toEqual(['paused', before]);
+      // The guest has no handler for an NMI, and would end.
+      if (request.type === 'nmi') break;
+      page.send({ type: 'resume' });
+      await page.until(() => count() > before, 'the guest to go on');
     }
   });
 

@@ -20,6 +20,7 @@ const SECONDS = {
   'kvm/hostile-io': 67,
   'kvm/lessons': 37,
   'kvm/machine': 73,
+  'kvm/run-control': 60,
   'kvm/snapshot': 80,
   'kvm/user-devices': 111,
   'kvm/vcpu-thread': 20,
